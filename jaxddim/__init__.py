@@ -1,0 +1,101 @@
+"""Denoising diffusion implicit models (DDIM, arXiv 2010.02502) as pure JAX functions.
+
+Three words: a `Schedule` says how much noise there is at time t; a denoiser answers
+an image with a `Prediction` (x0, eps); a step turns that into a `Gaussian`.
+Networks live in `jaxddim.models`.
+"""
+
+from jaxddim.forward import q_posterior, q_sample, q_step
+from jaxddim.losses import diffusion_loss, min_snr, p2
+from jaxddim.predictions import (
+    as_denoiser,
+    clip,
+    from_eps,
+    from_score,
+    from_v,
+    from_x0,
+    target,
+    threshold,
+)
+from jaxddim.sampling import decode, encode, integrate, interpolate, sample, slerp
+from jaxddim.schedules import (
+    Schedule,
+    const,
+    cosine,
+    from_alpha_bar,
+    from_betas,
+    jsd,
+    linear,
+    quadratic,
+    scaled_linear,
+    sigmoid,
+    timesteps,
+    zero_terminal_snr,
+)
+from jaxddim.steps import ddim_step, ddpm_step
+from jaxddim.training import (
+    TrainState,
+    compiled,
+    compiler_options,
+    create_state,
+    jit_step,
+    pmap_step,
+    replicate,
+    train_step,
+    unreplicate,
+    variables,
+)
+from jaxddim.types import DenoiseFn, Gaussian, Prediction, Trajectory
+from jaxddim.version import __version__
+
+__all__ = [
+    "DenoiseFn",
+    "Gaussian",
+    "Prediction",
+    "Schedule",
+    "TrainState",
+    "Trajectory",
+    "__version__",
+    "as_denoiser",
+    "clip",
+    "compiled",
+    "compiler_options",
+    "const",
+    "cosine",
+    "create_state",
+    "ddim_step",
+    "ddpm_step",
+    "decode",
+    "diffusion_loss",
+    "encode",
+    "from_alpha_bar",
+    "from_betas",
+    "from_eps",
+    "from_score",
+    "from_v",
+    "from_x0",
+    "integrate",
+    "interpolate",
+    "jit_step",
+    "jsd",
+    "linear",
+    "min_snr",
+    "p2",
+    "pmap_step",
+    "q_posterior",
+    "q_sample",
+    "q_step",
+    "quadratic",
+    "replicate",
+    "sample",
+    "scaled_linear",
+    "sigmoid",
+    "slerp",
+    "target",
+    "threshold",
+    "timesteps",
+    "train_step",
+    "unreplicate",
+    "variables",
+    "zero_terminal_snr",
+]

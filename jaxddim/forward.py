@@ -1,0 +1,140 @@
+r"""The forward process: from data to noise, and its exact reversal when x_0 is known.
+
+    q(x_t | x_0)       = N(alpha_t x_0, sigma_t^2 I)                      (`q_sample`)
+    q(x_t | x_{t-1})   = N(sqrt(1 - beta_t) x_{t-1}, beta_t I)            (`q_step`)
+    q_sigma(x_s | x_t, x_0) = N(alpha_s x_0 + direction * eps, std^2 I)   (`q_posterior`)
+
+with eps = (x_t - alpha_t x_0) / sigma_t and, for s < t,
+
+    std        = eta sigma_s sqrt(1 - SNR_t / SNR_s),
+    direction  = sqrt(sigma_s^2 - std^2).
+
+Whatever eta is, x_s then has the marginal q(x_s | x_0): direction^2 + std^2 = sigma_s^2
+(Lemma 1 of the DDIM paper). In terms of alpha_bar the same std reads
+eta sqrt((1 - ab_s) / (1 - ab_t)) sqrt(1 - ab_t / ab_s), the paper's eq. 16. The ratio
+SNR_t / SNR_s = exp(lambda_t - lambda_s) is exact to the last digit near t = 0, where
+1 - ab_t / ab_s in float32 is not.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxddim.schedules import Schedule, safe_sqrt
+from jaxddim.types import Gaussian
+
+
+def q_sample(schedule: Schedule, x0: jax.Array, t: ArrayLike, eps: jax.Array) -> jax.Array:
+    """x_t, the clean images with the noise of time t.
+
+    ``x_t = alpha_t x_0 + sigma_t eps``.
+
+    Args:
+      schedule: the noise schedule.
+      x0: clean images, [b, *d], usually in [-1, 1].
+      t: int32 times in 0..T, scalar or [b].
+      eps: standard normal noise, shaped as x0.
+    Returns:
+      x_t, [b, *d], float32.
+    Raises:
+      ValueError: when t is a Python or NumPy number outside 0..T.
+    Source: arXiv 2006.11239, eq. 4; arXiv 2010.02502, eq. 4.
+    Example:
+      >>> import jaxddim
+      >>> x0 = jnp.ones((2, 4, 4, 3))
+      >>> bool(jnp.all(q_sample(jaxddim.linear(), x0, 0, 0 * x0) == x0))
+      True
+    """
+    alpha, sigma = schedule.scales(t, x0.ndim)
+    return alpha * x0 + sigma * eps
+
+
+def q_step(schedule: Schedule, x_prev: jax.Array, t: ArrayLike, eps: jax.Array) -> jax.Array:
+    """x_t from x_{t-1}: one step of the Markov chain.
+
+    ``x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps``.
+
+    Args:
+      schedule: the noise schedule.
+      x_prev: images at time t - 1, [b, *d].
+      t: int32 times in 1..T, scalar or [b].
+      eps: standard normal noise, shaped as x_prev.
+    Returns:
+      x_t, [b, *d], float32.
+    Raises:
+      ValueError: when t is a Python or NumPy number outside 1..T.
+    Source: arXiv 2006.11239, eq. 2.
+    Example:
+      >>> import jaxddim
+      >>> q_step(jaxddim.linear(), jnp.ones((2, 8)), 1, jnp.zeros((2, 8))).shape
+      (2, 8)
+    """
+    s = np.asarray(t) - 1 if isinstance(t, (int, np.integer, np.ndarray)) else jnp.asarray(t) - 1
+    alpha_t, sigma_t = schedule.scales(t, x_prev.ndim)
+    alpha_s, _ = schedule.scales(s, x_prev.ndim)
+    snr_ratio = jnp.exp(snr_gap(schedule, t, s, x_prev.ndim))
+    return alpha_t / alpha_s * x_prev + sigma_t * safe_sqrt(1 - snr_ratio) * eps
+
+
+def q_posterior(
+    schedule: Schedule,
+    x0: jax.Array,
+    x_t: jax.Array,
+    t: ArrayLike,
+    s: ArrayLike,
+    *,
+    eta: float = 1.0,
+) -> Gaussian:
+    """q_sigma(x_s | x_t, x_0), the reverse step when the clean image is known.
+
+    eta = 1 is the posterior of the Markov chain, eta = 0 is deterministic.
+
+    Args:
+      schedule: the noise schedule.
+      x0: clean images, [b, *d].
+      x_t: noisy images at time t, [b, *d].
+      t: int32 times in 1..T, scalar or [b].
+      s: int32 times in 0..t-1, scalar or [b].
+      eta: how much of the noise is drawn anew, in [0, 1].
+    Returns:
+      Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..].
+    Raises:
+      ValueError: when eta lies outside [0, 1], or a Python or NumPy time outside 0..T.
+    Source: arXiv 2010.02502, eq. 7; seed eq. 9.
+    Example:
+      >>> import jaxddim
+      >>> x0 = jnp.ones((2, 8))
+      >>> mean, std = q_posterior(jaxddim.linear(), x0, x0 + 1, 500, 0)
+      >>> bool(jnp.all(mean == x0)), float(std)
+      (True, 0.0)
+    """
+    alpha_t, sigma_t = schedule.scales(t, x0.ndim)
+    alpha_s, _ = schedule.scales(s, x0.ndim)
+    direction, std = direction_and_std(schedule, t, s, eta, x0.ndim)
+    return Gaussian(alpha_s * x0 + direction / sigma_t * (x_t - alpha_t * x0), std)
+
+
+def snr_gap(schedule: Schedule, t: ArrayLike, s: ArrayLike, ndim: int) -> jax.Array:
+    """log(SNR_t / SNR_s) = lambda_t - lambda_s, and 0 where t and s are both clean."""
+    log_snr_t, log_snr_s = schedule.log_snr_at(t, ndim), schedule.log_snr_at(s, ndim)
+    same = log_snr_t == log_snr_s
+    return jnp.where(same, 0.0, log_snr_t - jnp.where(same, 0.0, log_snr_s))
+
+
+def direction_and_std(
+    schedule: Schedule, t: ArrayLike, s: ArrayLike, eta: float, ndim: int
+) -> tuple[jax.Array, jax.Array | np.ndarray]:
+    """The scale of eps in the mean of a reverse step, and the step's standard deviation."""
+    if isinstance(eta, (int, float)) and not 0 <= eta <= 1:
+        raise ValueError(
+            f"eta must lie in [0, 1], got {eta}: above 1 the direction term is imaginary "
+            '(for the larger variance of the paper use ddpm_step(variance="large"))'
+        )
+    _, sigma_s = schedule.scales(s, ndim)
+    gap = snr_gap(schedule, t, s, ndim)
+    if isinstance(eta, (int, float)) and eta == 0:
+        return sigma_s, np.zeros((), np.float32)
+    # 1 - eta^2 (1 - exp(gap)), written so that eta = 1 leaves exp(gap) untouched
+    direction = sigma_s * safe_sqrt(1 - eta**2 + eta**2 * jnp.exp(gap))
+    return direction, eta * sigma_s * safe_sqrt(-jnp.expm1(gap))

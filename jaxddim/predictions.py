@@ -1,0 +1,252 @@
+r"""What a network predicts, and how each kind becomes the pair (x_0, eps).
+
+    kind    target                     pair from the output
+    eps     eps                        x_0 = (x_t - sigma_t eps) / alpha_t
+    x0      x_0                        eps = (x_t - alpha_t x_0) / sigma_t
+    v       alpha_t eps - sigma_t x_0  x_0 = alpha_t x_t - sigma_t v, eps = sigma_t x_t + alpha_t v
+    score   -eps / sigma_t             eps = -sigma_t score, then as for eps
+
+The score is the gradient of log q(x_t | x_0). Every conversion goes through the
+pair: to turn an eps-network's answer into v, take `from_eps` and then `target`.
+
+`as_denoiser` is the one place where a network meets this mathematics, and the one
+that knows that networks are fed the 0-based index t - 1.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxddim.schedules import Schedule
+from jaxddim.types import DenoiseFn, Prediction
+
+Kind = Literal["eps", "x0", "v", "score"]
+
+
+def from_eps(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike) -> Prediction:
+    """The pair (x_0, eps) when the output is the noise eps.
+
+    Args:
+      schedule: the noise schedule.
+      x_t: noisy images, [b, *d].
+      output: the network's answer, [b, *d], any float type; used in float32.
+      t: int32 times in 0..T, scalar or [b].
+    Returns:
+      Prediction with x0 and eps, [b, *d] float32 each.
+    Source: arXiv 2010.02502, eq. 9.
+    Example:
+      >>> import jaxddim
+      >>> x = jnp.ones((2, 8))
+      >>> from_eps(jaxddim.linear(), x, 0 * x, 0).x0.shape
+      (2, 8)
+    """
+    alpha, sigma = schedule.scales(t, x_t.ndim)
+    eps = _float32(output)
+    return Prediction((x_t - sigma * eps) / alpha, eps)
+
+
+def from_x0(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike) -> Prediction:
+    """The pair (x_0, eps) when the output is the clean image; eps is 0 at t = 0.
+
+    Arguments and result as for `from_eps`.
+    """
+    alpha, sigma = schedule.scales(t, x_t.ndim)
+    x0 = _float32(output)
+    clean = sigma == 0
+    eps = jnp.where(clean, 0.0, (x_t - alpha * x0) / jnp.where(clean, 1.0, sigma))
+    return Prediction(x0, eps)
+
+
+def from_v(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike) -> Prediction:
+    """The pair (x_0, eps) when the output is the velocity ``v = alpha_t eps - sigma_t x_0``.
+
+    Arguments and result as for `from_eps`.
+
+    Source: arXiv 2202.00512, section 4 and appendix D.
+    """
+    alpha, sigma = schedule.scales(t, x_t.ndim)
+    v = _float32(output)
+    return Prediction(alpha * x_t - sigma * v, sigma * x_t + alpha * v)
+
+
+def from_score(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike) -> Prediction:
+    """The pair (x_0, eps) when the output is the score ``-eps / sigma_t``.
+
+    Arguments and result as for `from_eps`.
+
+    Source: arXiv 2011.13456, section 3.3.
+    """
+    _, sigma = schedule.scales(t, x_t.ndim)
+    return from_eps(schedule, x_t, -sigma * _float32(output), t)
+
+
+_FROM = {"eps": from_eps, "x0": from_x0, "v": from_v, "score": from_score}
+
+
+def _float32(output: jax.Array) -> jax.Array:
+    return output.astype(jnp.promote_types(output.dtype, jnp.float32))
+
+
+def check_kind(kind: str, schedule: Schedule | None = None) -> None:
+    """Raises a ValueError for an unknown kind, or one that the schedule's last step rules out."""
+    if kind not in get_args(Kind):
+        raise ValueError(f"unknown kind {kind!r}; expected one of {', '.join(get_args(Kind))}")
+    if schedule is None or kind not in ("eps", "score"):
+        return
+    if isinstance(schedule.log_snr, jax.core.Tracer):
+        return
+    if np.asarray(schedule.log_snr)[-1] == -np.inf:
+        raise ValueError(
+            f"this schedule has zero terminal SNR: at t = T the input is pure noise, from which "
+            f'{kind!r} says nothing about the image; use kind="v" or kind="x0"'
+        )
+
+
+def target(
+    kind: Kind, schedule: Schedule, x0: jax.Array, eps: jax.Array, t: ArrayLike
+) -> jax.Array:
+    """What a network of this kind is trained to output.
+
+    Args:
+      kind: "eps", "x0", "v" or "score".
+      schedule: the noise schedule.
+      x0: clean images, [b, *d].
+      eps: the noise in x_t, [b, *d].
+      t: int32 times in 1..T, scalar or [b].
+    Returns:
+      The target, [b, *d].
+    Raises:
+      ValueError: for an unknown kind.
+    Example:
+      >>> import jaxddim
+      >>> x0, eps = jnp.zeros((2, 8)), jnp.ones((2, 8))
+      >>> bool(jnp.all(target("eps", jaxddim.linear(), x0, eps, 500) == eps))
+      True
+    """
+    check_kind(kind)
+    alpha, sigma = schedule.scales(t, x0.ndim)
+    if kind == "eps":
+        return eps
+    if kind == "x0":
+        return x0
+    if kind == "v":
+        return alpha * eps - sigma * x0
+    return -eps / sigma
+
+
+def clip(
+    schedule: Schedule,
+    x_t: jax.Array,
+    prediction: Prediction,
+    t: ArrayLike,
+    *,
+    low: float = -1.0,
+    high: float = 1.0,
+) -> Prediction:
+    """The prediction with x_0 clipped to [low, high] and eps re-derived from x_t.
+
+    Args:
+      schedule: the noise schedule.
+      x_t: the noisy images that the prediction was made for, [b, *d]; never clipped themselves.
+      prediction: the pair to clip.
+      t: int32 times in 0..T, scalar or [b].
+      low: smallest value of x_0.
+      high: largest value of x_0.
+    Returns:
+      A consistent Prediction.
+    Raises:
+      ValueError: when low is not below high.
+    Example:
+      >>> import jaxddim
+      >>> x = jnp.full((1, 4), 9.0)
+      >>> pair = from_x0(jaxddim.linear(), x, x, 500)
+      >>> float(clip(jaxddim.linear(), x, pair, 500).x0.max())
+      1.0
+    """
+    if not low < high:
+        raise ValueError(f"low must be below high, got low={low}, high={high}")
+    return from_x0(schedule, x_t, jnp.clip(prediction.x0, low, high), t)
+
+
+def threshold(
+    schedule: Schedule,
+    x_t: jax.Array,
+    prediction: Prediction,
+    t: ArrayLike,
+    *,
+    quantile: float = 0.995,
+) -> Prediction:
+    """Dynamic thresholding: x_0 clipped to an image's own quantile, then scaled back to [-1, 1].
+
+    With s the quantile of abs(x_0) over one image, and at least 1, x_0 becomes
+    ``clip(x_0, -s, s) / s``; eps is re-derived from x_t.
+
+    Args:
+      schedule: the noise schedule.
+      x_t: the noisy images that the prediction was made for, [b, *d].
+      prediction: the pair to threshold.
+      t: int32 times in 0..T, scalar or [b].
+      quantile: in (0, 1].
+    Returns:
+      A consistent Prediction with x0 in [-1, 1].
+    Raises:
+      ValueError: when quantile lies outside (0, 1].
+    Source: arXiv 2205.11487, section 2.3.
+    Example:
+      >>> import jaxddim
+      >>> x = jnp.linspace(-3, 3, 8)[None]
+      >>> pair = from_x0(jaxddim.linear(), x, x, 500)
+      >>> float(threshold(jaxddim.linear(), x, pair, 500).x0.max())
+      1.0
+    """
+    if not 0 < quantile <= 1:
+        raise ValueError(f"quantile must lie in (0, 1], got {quantile}")
+    x0 = prediction.x0
+    axes = tuple(range(1, x0.ndim))
+    s = jnp.maximum(jnp.quantile(jnp.abs(x0), quantile, axis=axes, keepdims=True), 1.0)
+    return from_x0(schedule, x_t, jnp.clip(x0, -s, s) / s, t)
+
+
+def as_denoiser(
+    schedule: Schedule,
+    apply_fn: Callable[[jax.Array, jax.Array], jax.Array],
+    *,
+    kind: Kind = "eps",
+    clip_x0: bool = True,
+) -> DenoiseFn:
+    """Makes ``denoise_fn(x, t) -> Prediction`` out of a network.
+
+    The network is called with the 0-based index t - 1 as int32 [b] (0 also for t = 0),
+    which is what every published DDPM and DDIM checkpoint was trained with.
+
+    Args:
+      schedule: the noise schedule that the network was trained with.
+      apply_fn: ``apply_fn(x, index) -> output``, with parameters, conditioning and guidance
+        closed over; the output is converted to float32.
+      kind: what the network was trained to output: "eps", "x0", "v" or "score".
+      clip_x0: clip x_0 to [-1, 1] and re-derive eps. Right for sampling images; never for
+        `encode`, whose path clipping would break.
+    Returns:
+      A denoise_fn for `integrate`, `sample`, `encode` and `decode`.
+    Raises:
+      ValueError: for an unknown kind; for an eps- or score-network on a schedule with zero
+        terminal SNR.
+    Example:
+      >>> import jaxddim
+      >>> schedule = jaxddim.linear()
+      >>> denoise_fn = as_denoiser(schedule, lambda x, index: 0 * x)
+      >>> denoise_fn(jnp.ones((2, 4, 4, 3)), jnp.int32(500)).x0.shape
+      (2, 4, 4, 3)
+    """
+    check_kind(kind, schedule)
+
+    def denoise_fn(x: jax.Array, t: jax.Array) -> Prediction:
+        index = jnp.broadcast_to(jnp.maximum(jnp.asarray(t, jnp.int32) - 1, 0), x.shape[:1])
+        prediction = _FROM[kind](schedule, x, apply_fn(x, index), t)
+        return clip(schedule, x, prediction, t) if clip_x0 else prediction
+
+    return denoise_fn

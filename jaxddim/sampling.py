@@ -1,0 +1,322 @@
+r"""The one loop: a grid of times, a denoiser and a step, inside `jax.lax.scan`.
+
+For each pair (t, s) of neighbours in the grid
+
+    x_s = mean + std * z,    (mean, std) = step(schedule, x_t, denoise_fn(x_t, t), t, s).
+
+Only this loop draws. Example i draws the noise of the transition that leaves time t
+from ``fold_in(key_i, t)``, where ``key_i = fold_in(key, i)``. Hence image i does not
+depend on the size of the batch, and a run that is stopped at some time of its grid
+and taken up again there draws the same noise as one that was not.
+
+Sampling, encoding (the grid reversed), decoding and interpolation are all this loop.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxddim.predictions import from_eps
+from jaxddim.schedules import Schedule
+from jaxddim.steps import ddim_step
+from jaxddim.types import DenoiseFn, Gaussian, Trajectory
+
+StepFn = Callable[..., Gaussian]
+"""``step(schedule, x_t, prediction, t, s) -> Gaussian``."""
+
+
+def integrate(
+    key: jax.Array,
+    denoise_fn: DenoiseFn,
+    schedule: Schedule,
+    timesteps: jax.Array,
+    x: jax.Array,
+    *,
+    step: StepFn = ddim_step,
+    keep: int = 0,
+) -> tuple[jax.Array, Trajectory | None]:
+    """Follows the grid from ``timesteps[0]`` to ``timesteps[-1]``.
+
+    Compiles once for each length of the grid; its values may change.
+
+    Args:
+      key: a random key; or [b] keys, one an example.
+      denoise_fn: ``denoise_fn(x, t) -> Prediction``; t is a scalar.
+      schedule: the noise schedule.
+      timesteps: int32 [S+1]; the order of the times is the order of the steps.
+      x: images at time ``timesteps[0]``, [b, *d].
+      step: `ddim_step`, `ddpm_step`, either with its options bound by functools.partial, or
+        anything of the same signature.
+      keep: how many evenly spaced snapshots to return, the first of them x itself and the last
+        the result (keep = 1: only the result). Memory grows with keep, not with S.
+    Returns:
+      The images at time ``timesteps[-1]``, [b, *d] float32, and a Trajectory of keep snapshots
+      (None when keep is 0).
+    Raises:
+      ValueError: when the grid is not a vector of at least 2 times, or keep does not lie in
+        0..S+1.
+    Source: arXiv 2010.02502, section 4.2.
+    Example:
+      >>> import jaxddim
+      >>> schedule = jaxddim.linear()
+      >>> denoise_fn = jaxddim.as_denoiser(schedule, lambda x, index: 0 * x)
+      >>> x_T = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+      >>> grid = jaxddim.timesteps(1000, 10)
+      >>> x, path = integrate(jax.random.key(1), denoise_fn, schedule, grid, x_T, keep=3)
+      >>> x.shape, path.t.tolist()
+      ((2, 4, 4, 3), [1000, 500, 0])
+    """
+    timesteps = jnp.asarray(timesteps, jnp.int32)
+    if timesteps.ndim != 1 or timesteps.size < 2:
+        raise ValueError(f"timesteps must be a vector [S+1], S >= 1, got shape {timesteps.shape}")
+    S = timesteps.size - 1
+    if not 0 <= keep <= S + 1:
+        raise ValueError(f"keep must lie in 0..{S + 1} for {S} steps, got {keep}")
+    x = jnp.asarray(x)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    keys = _example_keys(key, x.shape[0])
+    kept = np.round(np.linspace(S, 0, keep)).astype(int)[::-1]
+    slots = np.full(S, keep)  # where the state before step i goes; `keep` is nowhere
+    for slot, i in enumerate(kept):
+        if i < S:
+            slots[i] = slot
+
+    def body(carry, inputs):
+        x, snapshots = carry
+        t, s, slot = inputs
+        prediction = denoise_fn(x, t)
+        if keep:
+            pair = x, prediction.x0
+            snapshots = jax.tree.map(
+                lambda all_, one: all_.at[slot].set(one, mode="drop"), snapshots, pair
+            )
+        mean, std = step(schedule, x, prediction, t, s)
+        return (draw(keys, Gaussian(mean, std), t).astype(x.dtype), snapshots), None
+
+    empty = jnp.zeros((keep, *x.shape), x.dtype)
+    inputs = timesteps[:-1], timesteps[1:], jnp.asarray(slots, jnp.int32)
+    (x, snapshots), _ = lax.scan(body, (x, (empty, empty) if keep else None), inputs)
+    if not keep:
+        return x, None
+    xs, x0s = (snapshot.at[-1].set(x) for snapshot in snapshots)
+    return x, Trajectory(xs, x0s, timesteps[kept])
+
+
+def draw(keys: jax.Array, gaussian: Gaussian, t: jax.Array) -> jax.Array:
+    """One draw an example, from ``fold_in(keys[i], t)``; just the mean for a constant std of 0."""
+    mean, std = gaussian
+    if isinstance(std, (float, np.ndarray)) and std == 0:
+        return mean
+    noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, t), mean.shape[1:]))
+    return mean + std * noise(keys)
+
+
+def _example_keys(key: jax.Array, batch: int, first_index: int | jax.Array = 0) -> jax.Array:
+    """[b] keys: ``fold_in(key, first_index + i)``, or the keys themselves when [b] were given."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if key.ndim == 1:
+        return key
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(first_index + jnp.arange(batch))
+
+
+def sample(
+    key: jax.Array,
+    denoise_fn: DenoiseFn,
+    schedule: Schedule,
+    timesteps: jax.Array,
+    shape: tuple[int, ...],
+    *,
+    step: StepFn = ddim_step,
+    first_index: int | jax.Array = 0,
+) -> jax.Array:
+    """Images from pure noise.
+
+    Image i draws everything from ``fold_in(key, first_index + i)``: the same image comes out
+    whatever the batch that it is part of.
+
+    Args:
+      key: a random key.
+      denoise_fn: ``denoise_fn(x, t) -> Prediction``.
+      schedule: the noise schedule.
+      timesteps: int32 [S+1], decreasing to 0; see `jaxddim.timesteps`.
+      shape: [b, *d] of the images.
+      step: as for `integrate`.
+      first_index: the index of the first image of this batch; may be traced.
+    Returns:
+      x_0, float32 [b, *d].
+    Raises:
+      ValueError: as `integrate`.
+    Source: arXiv 2010.02502, section 4.
+    Example:
+      >>> import jaxddim
+      >>> schedule = jaxddim.linear()
+      >>> denoise_fn = jaxddim.as_denoiser(schedule, lambda x, index: 0 * x)
+      >>> grid = jaxddim.timesteps(1000, 10)
+      >>> sample(jax.random.key(0), denoise_fn, schedule, grid, (2, 4, 4, 3)).shape
+      (2, 4, 4, 3)
+    """
+    keys = _example_keys(key, shape[0], first_index)
+    # t = 0 is never left while sampling, so its fold is free for x_T
+    unit = Gaussian(jnp.zeros(shape), jnp.ones(()))
+    x_T = draw(keys, unit, jnp.int32(0))
+    return integrate(keys, denoise_fn, schedule, timesteps, x_T, step=step)[0]
+
+
+def encode(
+    denoise_fn: DenoiseFn,
+    schedule: Schedule,
+    timesteps: jax.Array,
+    x0: jax.Array,
+    *,
+    refine: int = 0,
+) -> jax.Array:
+    """x_T, the noise from which `decode` makes these images again.
+
+    The deterministic steps in reverse order, each with the eps of the image that it starts
+    from. The step that `decode` takes uses the eps of the image that this one arrives at; refine
+    repeats the step with that eps (a fixed-point iteration), until encoding is the exact inverse.
+    At t = 0, where no network was trained, t = 1 is asked.
+
+    Args:
+      denoise_fn: ``denoise_fn(x, t) -> Prediction``, **not clipped**: `as_denoiser(...,
+        clip_x0=False)`.
+      schedule: the noise schedule.
+      timesteps: the grid that `decode` will use, int32 [S+1], decreasing to 0.
+      x0: images, [b, *d].
+      refine: fixed-point iterations a step; each costs one more evaluation a step.
+    Returns:
+      x_T, float32 [b, *d].
+    Raises:
+      ValueError: when refine is negative, or as `integrate`.
+    Source: arXiv 2010.02502, section 4.3 and 5.4.
+    Example:
+      >>> import jaxddim
+      >>> schedule = jaxddim.linear()
+      >>> fn = jaxddim.as_denoiser(schedule, lambda x, index: x, clip_x0=False)
+      >>> grid = jaxddim.timesteps(1000, 50)
+      >>> x0 = jnp.linspace(-1, 1, 8)[None]
+      >>> x_T = encode(fn, schedule, grid, x0, refine=3)
+      >>> bool(jnp.allclose(decode(fn, schedule, grid, x_T), x0, atol=1e-3))
+      True
+    """
+    if refine < 0:
+        raise ValueError(f"refine must be at least 0, got {refine}")
+
+    def eps_at(x, t, x_eval, t_eval):
+        """The pair for x at t, with the eps that the network sees at another point."""
+        return from_eps(schedule, x, denoise_fn(x_eval, jnp.maximum(t_eval, 1)).eps, t)
+
+    def step(schedule, x, prediction, t, s):
+        for _ in range(refine):
+            guess = ddim_step(schedule, x, prediction, t, s).mean
+            prediction = eps_at(x, t, guess, s)
+        return ddim_step(schedule, x, prediction, t, s)
+
+    grid = jnp.asarray(timesteps)[::-1]
+    no_key = jax.random.key(0)  # every step is deterministic
+    return integrate(no_key, lambda x, t: eps_at(x, t, x, t), schedule, grid, x0, step=step)[0]
+
+
+def decode(
+    denoise_fn: DenoiseFn, schedule: Schedule, timesteps: jax.Array, x_T: jax.Array
+) -> jax.Array:
+    """x_0 from x_T by deterministic DDIM (eta = 0).
+
+    Args:
+      denoise_fn: ``denoise_fn(x, t) -> Prediction``.
+      schedule: the noise schedule.
+      timesteps: int32 [S+1], decreasing to 0.
+      x_T: noise, [b, *d].
+    Returns:
+      x_0, float32 [b, *d].
+    Raises:
+      ValueError: as `integrate`.
+    Source: arXiv 2010.02502, section 4.3.
+    """
+    no_key = jax.random.key(0)  # every step is deterministic
+    return integrate(no_key, denoise_fn, schedule, timesteps, x_T)[0]
+
+
+def slerp(z0: jax.Array, z1: jax.Array, weight: jax.Array | float) -> jax.Array:
+    """Spherical interpolation between noises, one angle an example.
+
+    ``sin((1 - w) theta) / sin(theta) z0 + sin(w theta) / sin(theta) z1`` with theta the angle
+    between z0 and z1; a straight line where sin(theta) < 1e-6.
+
+    Args:
+      z0: noise, [b, *d].
+      z1: noise, [b, *d].
+      weight: w in [0, 1], scalar or [b].
+    Returns:
+      The noise between, [b, *d].
+    Source: arXiv 2010.02502, eq. 67.
+    Example:
+      >>> z0, z1 = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
+      >>> slerp(z0, z1, 0.5).round(3).tolist()
+      [[0.7070000171661377, 0.7070000171661377]]
+    """
+    axes = tuple(range(1, z0.ndim))
+    weight = jnp.asarray(weight, z0.dtype)
+    weight = (
+        weight.reshape(weight.shape + (1,) * (z0.ndim - weight.ndim)) if weight.ndim else weight
+    )
+
+    def unit(z):
+        square = jnp.sum(z * z, axes, keepdims=True)
+        return z / jnp.sqrt(jnp.where(square == 0, 1.0, square))
+
+    # tan(theta / 2) = |u0 - u1| / |u0 + u1| keeps its digits where arccos has none left
+    far, near = (
+        jnp.sum((unit(z0) + sign * unit(z1)) ** 2, axes, keepdims=True) for sign in (-1, 1)
+    )
+    parallel = far * near < 4e-12  # sin(theta) = |u0 - u1| |u0 + u1| / 2 < 1e-6
+    theta = 2 * jnp.arctan2(
+        jnp.sqrt(jnp.where(parallel, 2.0, far)), jnp.sqrt(jnp.where(parallel, 2.0, near))
+    )
+    sin = jnp.sin(theta)
+    w0 = jnp.where(parallel, 1 - weight, jnp.sin((1 - weight) * theta) / sin)
+    w1 = jnp.where(parallel, weight, jnp.sin(weight * theta) / sin)
+    return w0 * z0 + w1 * z1
+
+
+def interpolate(
+    denoise_fn: DenoiseFn,
+    schedule: Schedule,
+    timesteps: jax.Array,
+    z0: jax.Array,
+    z1: jax.Array,
+    weights: jax.Array,
+) -> jax.Array:
+    """Images decoded from noises on the arc between z0 and z1.
+
+    Args:
+      denoise_fn: ``denoise_fn(x, t) -> Prediction``.
+      schedule: the noise schedule.
+      timesteps: int32 [S+1], decreasing to 0.
+      z0: noise, [b, *d].
+      z1: noise, [b, *d].
+      weights: n positions in [0, 1], [n].
+    Returns:
+      Images, float32 [n, b, *d].
+    Raises:
+      ValueError: when weights is not a vector, or as `integrate`.
+    Source: arXiv 2010.02502, section 5.3 and figure 6.
+    Example:
+      >>> import jaxddim
+      >>> schedule = jaxddim.linear()
+      >>> fn = jaxddim.as_denoiser(schedule, lambda x, index: 0 * x)
+      >>> z0, z1 = jax.random.normal(jax.random.key(0), (2, 1, 8))
+      >>> interpolate(fn, schedule, jaxddim.timesteps(1000, 5), z0, z1, jnp.linspace(0, 1, 3)).shape
+      (3, 1, 8)
+    """
+    weights = jnp.asarray(weights)
+    if weights.ndim != 1:
+        raise ValueError(f"weights must be a vector [n], got shape {weights.shape}")
+    z = jax.vmap(slerp, (None, None, 0))(z0, z1, weights)
+    x0 = decode(denoise_fn, schedule, timesteps, z.reshape(-1, *z0.shape[1:]))
+    return x0.reshape(z.shape)

@@ -1,0 +1,319 @@
+r"""Noise schedules: how much signal and how much noise an image holds at time t.
+
+Time runs over t = 0..T and t = 0 is clean data. A schedule is one table,
+
+    lambda_t = log(alpha_bar_t / (1 - alpha_bar_t)),    the log signal-to-noise ratio,
+
+from which everything else follows without loss of digits:
+
+    alpha_bar_t = sigmoid(lambda_t)        (DDPM's symbol; **the DDIM paper writes alpha_t**)
+    alpha_t     = sqrt(alpha_bar_t)        the scale of the image in x_t
+    sigma_t     = sqrt(sigmoid(-lambda_t)) the scale of the noise in x_t
+
+The table is computed in float64 NumPy and kept in float32. Storing alpha_bar
+itself in float32 would leave three or four digits of 1 - alpha_bar near t = 0;
+storing lambda leaves all seven.
+"""
+
+import operator
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+SPACINGS = ("linear", "quadratic", "leading", "trailing", "linspace")
+
+
+class Schedule(NamedTuple):
+    """A noise schedule, stored as its log signal-to-noise ratio.
+
+    Attributes:
+      log_snr: float32 [T+1], strictly decreasing, ``log_snr[0] = inf``.
+    """
+
+    log_snr: jax.Array
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of training steps."""
+        return self.log_snr.shape[0] - 1
+
+    @property
+    def alpha_bar(self) -> jax.Array:
+        """Product of (1 - beta) up to t, float32 [T+1]; 1 at t = 0."""
+        return jax.nn.sigmoid(self.log_snr)
+
+    def log_snr_at(self, t: ArrayLike, ndim: int = 0) -> jax.Array:
+        """log_snr at t, with trailing axes of length 1 up to rank ``ndim``.
+
+        A Python or NumPy t outside 0..T raises a ValueError; a traced one yields
+        NaN (plain indexing would wrap or clamp it silently).
+        """
+        if isinstance(t, (int, np.integer, np.ndarray)) and np.size(t):
+            low, high = np.min(t), np.max(t)
+            if low < 0 or high > self.num_steps:
+                raise ValueError(
+                    f"t must lie in 0..{self.num_steps} for this schedule, got {low}..{high}"
+                )
+        t = jnp.asarray(t)
+        value = self.log_snr.at[t].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        return value.reshape(t.shape + (1,) * (ndim - t.ndim)) if t.ndim else value
+
+    def scales(self, t: ArrayLike, ndim: int = 0) -> tuple[jax.Array, jax.Array]:
+        """(alpha_t, sigma_t), so that ``x_t = alpha_t * x_0 + sigma_t * eps``.
+
+        Args:
+          t: int32 times in 0..T, scalar or [b].
+          ndim: rank of the images that the scales will multiply; [b] becomes [b, 1, ..].
+        Returns:
+          alpha_t and sigma_t, float32, scalar for a scalar t, else [b, 1, ..] of rank ndim.
+        Raises:
+          ValueError: when t is a Python or NumPy number outside 0..T.
+        Example:
+          >>> import numpy as np
+          >>> alpha, sigma = linear(1000).scales(np.array([0, 1000]), ndim=4)
+          >>> alpha.shape
+          (2, 1, 1, 1)
+          >>> float(alpha[0, 0, 0, 0]), float(sigma[0, 0, 0, 0])
+          (1.0, 0.0)
+        """
+        log_snr = self.log_snr_at(t, ndim)
+        return safe_sqrt(jax.nn.sigmoid(log_snr)), safe_sqrt(jax.nn.sigmoid(-log_snr))
+
+
+def safe_sqrt(x: jax.Array) -> jax.Array:
+    """sqrt whose gradient at 0 is 0 instead of infinite (the double-where idiom)."""
+    positive = x > 0
+    root = jnp.sqrt(jnp.where(positive, x, 1.0))
+    return jnp.where(positive, root, jnp.where(x == 0, 0.0, jnp.nan))
+
+
+def from_betas(betas: ArrayLike) -> Schedule:
+    """The schedule with ``alpha_bar_t = prod_{i <= t} (1 - beta_i)``.
+
+    Args:
+      betas: beta_1..beta_T, [T], each in (0, 1); the last may be 1.
+    Returns:
+      A Schedule with T steps.
+    Raises:
+      ValueError: when betas is not a non-empty vector of numbers in that range, or steps are so
+        small that float32 cannot tell neighbours apart.
+    Warns:
+      UserWarning: when alpha_bar_T > 1e-3: images still show at t = T, so starting from pure
+        noise is not what the network was trained on.
+    Source: arXiv 2006.11239, section 2.
+    Example:
+      >>> from_betas(np.linspace(1e-4, 0.02, 1000)).num_steps
+      1000
+    """
+    betas = np.asarray(betas, np.float64)
+    if betas.ndim != 1 or not betas.size:
+        raise ValueError(f"betas must be a non-empty vector, got shape {betas.shape}")
+    if not (np.all(betas > 0) and np.all(betas[:-1] < 1) and betas[-1] <= 1):
+        raise ValueError("every beta must lie in (0, 1); only the last may be 1")
+    with np.errstate(divide="ignore"):
+        log_alpha_bar = np.cumsum(np.log1p(-betas))
+    return _from_log_snr(log_alpha_bar - np.log(-np.expm1(log_alpha_bar)))
+
+
+def _from_log_snr(log_snr: np.ndarray) -> Schedule:
+    """Prepends t = 0, checks the table and rounds it to float32."""
+    table = np.concatenate([[np.inf], log_snr]).astype(np.float32)
+    if not np.all(table[1:] < table[:-1]):
+        raise ValueError(
+            "log_snr must fall strictly in float32; betas this small cannot be told apart: "
+            "use fewer or larger steps"
+        )
+    alpha_bar = 1 / (1 + np.exp(-float(table[-1]))) if np.isfinite(table[-1]) else 0.0
+    if alpha_bar > 1e-3:
+        warnings.warn(
+            f"alpha_bar_T = {alpha_bar:.2g} > 1e-3: at t = T = {table.size - 1} images still show "
+            f"through the noise (scale {alpha_bar**0.5:.2g}), while sampling starts from pure "
+            "noise; use more steps or larger betas",
+            UserWarning,
+            stacklevel=4,
+        )
+    return Schedule(jnp.asarray(table))
+
+
+def from_alpha_bar(
+    fn: Callable[[float], float], num_steps: int, *, max_beta: float = 0.999
+) -> Schedule:
+    """The schedule that follows a continuous curve ``alpha_bar = fn(t / T)``.
+
+    ``beta_t = min(1 - fn(t / T) / fn((t - 1) / T), max_beta)``.
+
+    Args:
+      fn: decreasing, from 1 (or a little less) at 0 towards 0 at 1.
+      num_steps: T.
+      max_beta: upper limit of each beta; keeps the last steps away from a singularity.
+    Returns:
+      A Schedule with num_steps steps.
+    Raises:
+      ValueError: when fn does not fall, or num_steps < 1.
+    Source: arXiv 2102.09672, section 3.2.
+    Example:
+      >>> from_alpha_bar(lambda u: 0.999 - 0.9985 * u, 10).num_steps
+      10
+    """
+    edges = np.arange(_count(num_steps, "num_steps") + 1) / num_steps
+    alpha_bar = np.array([fn(u) for u in edges], np.float64)
+    return from_betas(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
+
+
+def _count(n: int, name: str) -> int:
+    try:
+        n = operator.index(n)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {n!r}") from None
+    if n < 1:
+        raise ValueError(f"{name} must be at least 1, got {n}")
+    return n
+
+
+def linear(num_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
+    """Betas on a line, DDPM's and DDIM's own choice.
+
+    Source: arXiv 2006.11239, section 4.
+
+    Example:
+      >>> float(linear().alpha_bar[-1]) < 1e-4
+      True
+    """
+    return from_betas(np.linspace(beta_start, beta_end, _count(num_steps, "num_steps")))
+
+
+def quadratic(
+    num_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> Schedule:
+    """Square roots of the betas on a line ("quad" in the official DDIM code)."""
+    steps = _count(num_steps, "num_steps")
+    return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, steps) ** 2)
+
+
+def scaled_linear(
+    num_steps: int = 1000, *, beta_start: float = 0.00085, beta_end: float = 0.012
+) -> Schedule:
+    """`quadratic` with the betas of latent diffusion.
+
+    Source: arXiv 2112.10752 and its code.
+    """
+    return quadratic(num_steps, beta_start=beta_start, beta_end=beta_end)
+
+
+def const(num_steps: int = 1000, *, beta_end: float = 0.02) -> Schedule:
+    """All betas equal ("const" in the official DDIM code)."""
+    return from_betas(np.full(_count(num_steps, "num_steps"), beta_end))
+
+
+def jsd(num_steps: int = 1000) -> Schedule:
+    """``beta_t = 1 / (T - t + 1)``, so alpha_bar falls on a line to exactly 0 at T.
+
+    Its last step has no signal: use it with x0- or v-networks.
+
+    Source: arXiv 1503.03585, section 2.4.1 ("jsd" in the official DDIM code).
+    """
+    return from_betas(1.0 / np.arange(_count(num_steps, "num_steps"), 0, -1))
+
+
+def sigmoid(num_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
+    """Betas on a logistic curve over [-6, 6] ("sigmoid" in the official DDIM code)."""
+    curve = 1 / (1 + np.exp(-np.linspace(-6, 6, _count(num_steps, "num_steps"))))
+    return from_betas(curve * (beta_end - beta_start) + beta_start)
+
+
+def cosine(num_steps: int = 1000, *, offset: float = 0.008) -> Schedule:
+    """``alpha_bar = cos^2((t / T + offset) / (1 + offset) * pi / 2)``.
+
+    Source: arXiv 2102.09672, eq. 17.
+
+    Example:
+      >>> round(float(cosine().alpha_bar[500]), 2)
+      0.49
+    """
+    return from_alpha_bar(lambda u: np.cos((u + offset) / (1 + offset) * np.pi / 2) ** 2, num_steps)
+
+
+def zero_terminal_snr(schedule: Schedule) -> Schedule:
+    """The schedule rescaled so that nothing of the image is left at t = T.
+
+    sqrt(alpha_bar) is shifted to 0 at T and stretched to keep its value at t = 1.
+    An eps-network has nothing to say at t = T: use an x0- or v-network.
+
+    Args:
+      schedule: any Schedule with concrete (not traced) values and at least 2 steps.
+    Returns:
+      A Schedule of the same length with ``log_snr[T] = -inf``.
+    Raises:
+      ValueError: when the schedule has a single step.
+    Source: arXiv 2305.08891, algorithm 1.
+    Example:
+      >>> float(zero_terminal_snr(linear()).log_snr[-1])
+      -inf
+    """
+    if schedule.num_steps < 2:
+        raise ValueError("zero_terminal_snr needs a schedule with at least 2 steps")
+    log_snr = np.asarray(schedule.log_snr[1:], np.float64)
+    alpha = np.sqrt(1 / (1 + np.exp(-np.maximum(log_snr, -700.0))))
+    alpha_T = 0.0 if log_snr[-1] == -np.inf else alpha[-1]
+    alpha = (alpha - alpha_T) * (alpha[0] / (alpha[0] - alpha_T))
+    alpha[-1] = 0.0
+    with np.errstate(divide="ignore"):
+        return _from_log_snr(2 * np.log(alpha) - np.log1p(-(alpha**2)))
+
+
+def timesteps(
+    num_train: int, num_sample: int, *, spacing: str = "linear", fraction: float = 1.0
+) -> jax.Array:
+    """The time grid tau of a sampler: exactly S steps, from noise to 0.
+
+    With c chosen so that the largest time is ``fraction * T`` and i = 1..S:
+
+    * "linear":    floor(c i), the DDIM paper's;
+    * "quadratic": floor(c i^2), the DDIM paper's, raised where two would coincide;
+    * "leading":   1 + floor(c (i - 1)), starts at 1 and stays below T;
+    * "trailing":  round(c i), starts at T;
+    * "linspace":  S times evenly from T to 1.
+
+    Args:
+      num_train: T.
+      num_sample: S, in 1..T.
+      spacing: one of the names above.
+      fraction: where the noisiest time lies, as a part of T. The official DDIM code's quadratic
+        grid ends at 0.8 T, the paper's at T.
+    Returns:
+      int32 [S+1], strictly decreasing, ends in 0.
+    Raises:
+      ValueError: when S such times do not exist, or the spacing is unknown.
+    Source: arXiv 2010.02502, appendix D.2; arXiv 2305.08891, table 2.
+    Example:
+      >>> timesteps(1000, 5).tolist()
+      [1000, 800, 600, 400, 200, 0]
+      >>> timesteps(1000, 5, spacing="quadratic").tolist()
+      [1000, 640, 360, 160, 40, 0]
+    """
+    T, S = _count(num_train, "num_train"), _count(num_sample, "num_sample")
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
+    T = max(round(fraction * T), 1)
+    if S > T:
+        raise ValueError(f"{S} different sampling steps do not fit into {T} training steps")
+    i = np.arange(1, S + 1, dtype=np.int64)
+    if spacing == "linear":
+        tau = T * i // S
+    elif spacing == "quadratic":
+        tau = T * i**2 // S**2
+        tau = np.maximum.accumulate(tau - i).clip(min=0) + i
+    elif spacing == "leading":
+        tau = 1 + T * (i - 1) // S
+    elif spacing == "trailing":
+        tau = (2 * T * i + S) // (2 * S)
+    elif spacing == "linspace":
+        tau = np.floor(np.linspace(T, 1, S) + 0.5).astype(np.int64)[::-1]
+    else:
+        raise ValueError(f"unknown spacing {spacing!r}; expected one of {', '.join(SPACINGS)}")
+    return jnp.asarray(np.concatenate([tau[::-1], [0]]), jnp.int32)

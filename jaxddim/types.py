@@ -1,0 +1,59 @@
+"""The three values that pass between the parts, and the one callable that a network becomes.
+
+In the symbols of the README: a noisy image is
+
+    x_t = alpha_t x_0 + sigma_t eps,    alpha_t^2 + sigma_t^2 = 1.
+
+A network's answer, whatever it was trained to predict, is turned once into the
+pair (x_0, eps) that satisfies this equation. A sampling step turns the pair
+into the Gaussian that the next image is drawn from; it does not draw.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+
+class Prediction(NamedTuple):
+    """A consistent pair: ``x_t = alpha_t * x0 + sigma_t * eps``.
+
+    Attributes:
+      x0: predicted clean images, [b, *d].
+      eps: predicted noise, [b, *d].
+    """
+
+    x0: jax.Array
+    eps: jax.Array
+
+
+class Gaussian(NamedTuple):
+    """A distribution with independent components, ``N(mean, std^2 I)``.
+
+    Attributes:
+      mean: [b, *d].
+      std: standard deviation, a scalar or [b, 1, ..]; never negative. A NumPy 0 where the step is
+        deterministic whatever its arguments, so that nothing need be drawn.
+    """
+
+    mean: jax.Array
+    std: jax.Array | np.ndarray
+
+
+class Trajectory(NamedTuple):
+    """Snapshots of a sampling run, noise first.
+
+    Attributes:
+      x: the images x_t, [keep, b, *d].
+      x0: what the network took each of them for, [keep, b, *d].
+      t: their times, int32 [keep].
+    """
+
+    x: jax.Array
+    x0: jax.Array
+    t: jax.Array
+
+
+DenoiseFn = Callable[[jax.Array, jax.Array], Prediction]
+"""``denoise_fn(x, t) -> Prediction``: x is [b, *d], t is int32, scalar or [b], in 0..T."""
