@@ -1,0 +1,244 @@
+"""The network of DDPM (arXiv 2006.11239, appendix B) and of the official DDIM code, layer by layer.
+
+    temb   = Dense(swish(Dense(sinusoidal(index))))                      (+ the label's embedding)
+    block:   h = conv1(swish(GN(x))) + Dense(swish(temb));   h = conv2(dropout(swish(GN(h))));
+             shortcut(x) + h
+    attention: x + proj_out(softmax(q k^T / sqrt(c)) v),  q, k, v from GN(x), one head over pixels
+    network: conv_in; `num_blocks` blocks at each size and a halving between sizes; block,
+             attention, block at the smallest; `num_blocks + 1` blocks at each size on
+             concat(h, skip) and a doubling between sizes; conv_out(swish(GN(h)))
+
+Every convolution's output on the way down is a skip, consumed in reverse on the way up. Modules
+are named as in the official PyTorch code with `.` written `_` (`down.0.block.1.conv1` is
+`down_0_block_1/conv1`, `temb.dense.0` is `temb_dense_0`), so that published weights can be copied.
+1x1 convolutions are `Dense`: the same map, and a faster one on CPU.
+
+Initialisation is that of the DDPM code in TensorFlow: uniform with variance 1 / fan_avg, and
+almost zero (scale 1e-10) for the last layer of each block and of the network, so that the network
+starts as the identity along its skips with an output of about 0. The PyTorch port used PyTorch's
+default instead; with loaded weights it makes no difference.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from jaxddim.models.embedding import check_inputs, check_size, sinusoidal
+from jaxddim.models.norm import GroupNorm
+
+
+def _init(scale: float = 1.0) -> nn.initializers.Initializer:
+    return nn.initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
+
+
+class ResnetBlock(nn.Module):
+    """GroupNorm - swish - convolution, twice, with the time added between, around a shortcut."""
+
+    features: int
+    dropout: float = 0.0
+    groups: int = 32
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, temb: jax.Array, train: bool) -> jax.Array:
+        conv = partial(nn.Conv, self.features, (3, 3), dtype=self.dtype)
+        dense = partial(nn.Dense, self.features, dtype=self.dtype, kernel_init=_init())
+        norm = partial(GroupNorm, self.groups, dtype=self.dtype)
+
+        h = conv(kernel_init=_init(), name="conv1")(nn.swish(norm(name="norm1")(x)))
+        h = h + dense(name="temb_proj")(nn.swish(temb))[:, None, None, :]
+        h = nn.swish(norm(name="norm2")(h))
+        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = conv(kernel_init=_init(0), name="conv2")(h)
+        if x.shape[-1] != self.features:
+            x = dense(name="nin_shortcut")(x)
+        return x + h
+
+
+class Attention(nn.Module):
+    """Each pixel adds what it finds, by one attention head, in all pixels of its image."""
+
+    groups: int = 32
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, height, width, c = x.shape
+        dense = partial(nn.Dense, c, dtype=self.dtype)
+        h = GroupNorm(self.groups, dtype=self.dtype, name="norm")(x).reshape(b, height * width, c)
+        q, k, v = (dense(kernel_init=_init(), name=name)(h) for name in "qkv")
+        logits = jnp.einsum("bqc,bkc->bqk", q * c**-0.5, k, preferred_element_type=jnp.float32)
+        weights = nn.softmax(logits, axis=-1).astype(self.dtype)
+        h = jnp.einsum("bqk,bkc->bqc", weights, v)
+        return x + dense(kernel_init=_init(0), name="proj_out")(h).reshape(x.shape)
+
+
+def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
+    """Doubles height and width by repeating each pixel (nearest neighbour)."""
+    b, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+def space_to_depth(x: Float[Array, "b h w c"], factor: int) -> jax.Array:
+    """Stacks each `factor` x `factor` square of pixels into the channels of one pixel."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // factor, factor, w // factor, factor, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // factor, w // factor, factor * factor * c)
+
+
+def depth_to_space(x: Float[Array, "b h w c"], factor: int) -> jax.Array:
+    """Undoes `space_to_depth`."""
+    b, h, w, _ = x.shape
+    x = x.reshape(b, h, w, factor, factor, -1).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h * factor, w * factor, -1)
+
+
+class UNet(nn.Module):
+    """The U-Net of DDPM and DDIM; at its defaults the CIFAR10 one, 35,746,307 parameters.
+
+    Dropout is applied with `train=True` only, and draws from the stream `"dropout"`.
+
+    Args:
+      channels: feature channels at full size.
+      multipliers: the factor on `channels` at full size and after each halving.
+      num_blocks: residual blocks at each size on the way down (one more on the way up).
+      attention: feature sizes (the smaller side, in pixels) at which attention follows each block.
+      dropout: rate within the blocks.
+      num_classes: number of labels, or None for an unconditional network. Index `num_classes` is
+        the null class, for examples without a label.
+      out_channels: channels of the result; None means those of the input.
+      patch: 2 folds each 2x2 square of pixels into channels on entry and unfolds it at the exit:
+        about a quarter of the time, some detail lost; 1 is the published network.
+      groups: of GroupNorm.
+      remat: compute the blocks again in the backward pass instead of storing them: less memory,
+        the same numbers.
+      dtype: what is computed in; parameters, statistics, softmax and the result are float32.
+    Raises:
+      ValueError: at the first call, when an argument has another shape or type than expected, a
+        channel count cannot be split into `groups`, or an image cannot be halved at each level.
+    Source: arXiv 2006.11239, appendix B; arXiv 2010.02502, appendix D.1.
+    Example:
+      >>> x, index = jnp.zeros([2, 32, 32, 3]), jnp.array([0, 999])
+      >>> variables = jax.eval_shape(UNet().init, jax.random.key(0), x, index)  # no arrays
+      >>> sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+      35746307
+      >>> jax.eval_shape(UNet().apply, variables, x, index).shape
+      (2, 32, 32, 3)
+    """
+
+    channels: int = 128
+    multipliers: Sequence[int] = (1, 2, 2, 2)
+    num_blocks: int = 2
+    attention: Sequence[int] = (16,)
+    dropout: float = 0.1
+    num_classes: int | None = None
+    out_channels: int | None = None
+    patch: int = 1
+    groups: int = 32
+    remat: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        index: Int[Array, " b"],
+        train: bool = False,
+        label: Int[Array, " b"] | None = None,
+    ) -> Float[Array, "b h w c_out"]:
+        self._check(x, index, label)
+        widths = [self.channels * multiplier for multiplier in self.multipliers]
+        last = len(widths) - 1
+        out_channels = self.out_channels or x.shape[-1]
+        dense = partial(nn.Dense, dtype=self.dtype, kernel_init=_init())
+        conv = partial(nn.Conv, kernel_size=(3, 3), dtype=self.dtype, kernel_init=_init())
+        remat = partial(nn.remat, static_argnums=(3,)) if self.remat else lambda module: module
+
+        def block(h: jax.Array, features: int, name: str) -> jax.Array:
+            module = remat(ResnetBlock)(
+                features, self.dropout, groups=self.groups, dtype=self.dtype, name=name
+            )
+            return module(h, temb, train)
+
+        def attend(h: jax.Array, name: str) -> jax.Array:
+            return Attention(groups=self.groups, dtype=self.dtype, name=name)(h)
+
+        def attends(h: jax.Array) -> bool:
+            return min(h.shape[1:3]) in self.attention
+
+        temb = sinusoidal(index, self.channels)
+        temb = dense(4 * self.channels, name="temb_dense_0")(temb)
+        temb = dense(4 * self.channels, name="temb_dense_1")(nn.swish(temb))
+        if self.num_classes is not None:
+            null = jnp.full(x.shape[:1], self.num_classes)
+            embed = nn.Embed(
+                self.num_classes + 1, 4 * self.channels, dtype=self.dtype, name="label"
+            )
+            temb = temb + embed(null if label is None else label)
+
+        h = conv(self.channels, name="conv_in")(space_to_depth(x, self.patch))
+        skips = [h]
+        for level, features in enumerate(widths):
+            for i in range(self.num_blocks):
+                h = block(h, features, f"down_{level}_block_{i}")
+                if attends(h):
+                    h = attend(h, f"down_{level}_attn_{i}")
+                skips.append(h)
+            if level != last:
+                pad = ((0, 1), (0, 1))
+                h = conv(features, strides=2, padding=pad, name=f"down_{level}_downsample")(h)
+                skips.append(h)
+
+        h = block(h, widths[-1], "mid_block_1")
+        h = attend(h, "mid_attn_1")
+        h = block(h, widths[-1], "mid_block_2")
+
+        for level, features in reversed(list(enumerate(widths))):
+            for i in range(self.num_blocks + 1):
+                h = block(jnp.concatenate([h, skips.pop()], -1), features, f"up_{level}_block_{i}")
+                if attends(h):
+                    h = attend(h, f"up_{level}_attn_{i}")
+            if level != 0:
+                h = conv(features, name=f"up_{level}_upsample")(upsample(h))
+
+        h = nn.swish(GroupNorm(self.groups, dtype=self.dtype, name="norm_out")(h))
+        h = conv(out_channels * self.patch**2, kernel_init=_init(0), name="conv_out")(h)
+        return depth_to_space(h, self.patch).astype(jnp.float32)
+
+    def _check(self, x: jax.Array, index: jax.Array, label: jax.Array | None) -> None:
+        check_inputs("UNet", x, index, 4, self.out_channels)
+        levels = len(self.multipliers)
+        if not levels or min(self.multipliers) < 1:
+            raise ValueError(
+                f"UNet cannot be built with multipliers={tuple(self.multipliers)}: it needs one "
+                "positive factor for each level, and at least one level"
+            )
+        for field in ("channels", "num_blocks", "patch", "groups", "num_classes"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"UNet cannot be built with {field}={value}: it must be positive")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"UNet got dropout={self.dropout}, which is not a rate in [0, 1)")
+        for width in (self.channels, *(self.channels * factor for factor in self.multipliers)):
+            if width % self.groups:
+                raise ValueError(
+                    f"UNet cannot have a layer of {width} channels (channels={self.channels}, "
+                    f"multipliers={tuple(self.multipliers)}): GroupNorm splits them into "
+                    f"groups={self.groups} equal groups"
+                )
+        why = f"patch={self.patch} and {levels - 1} halvings between {levels} levels divide them"
+        check_size("UNet", x, self.patch * 2 ** (levels - 1), why)
+        if label is None:
+            return
+        if self.num_classes is None:
+            raise ValueError("UNet got a label, but was built without num_classes")
+        if label.shape != index.shape or not jnp.issubdtype(label.dtype, jnp.integer):
+            raise ValueError(
+                f"UNet takes one integer label for each of the {x.shape[0]} examples, got "
+                f"{label.dtype}{list(label.shape)}"
+            )
