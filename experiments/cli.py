@@ -1,0 +1,147 @@
+"""What every command shares: how flags are parsed and how a user's mistake is reported.
+
+A mistake of the user's ends a command with one line on stderr and exit code 2. Errors of
+ours keep their traceback.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import itertools
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+
+class UserError(Exception):
+    """A mistake of the user's: shown as one line on stderr with exit code 2, without a traceback.
+
+    The message says what was wrong, what was expected, and what to do.
+    """
+
+
+def run(
+    main: Callable[[Any], int | None],
+    config_type: type,
+    *,
+    presets: Mapping[str, Callable[[], Any]] | None = None,
+    exclusive: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Parses sys.argv into a config_type, calls main with it, and exits.
+
+    Args:
+      main: what the command does; its return value, if any, is the exit code.
+      config_type: a dataclass; its fields are the flags.
+      presets: named instances that ``--config NAME`` starts from.
+      exclusive: pairs of flags that cannot be given together.
+    """
+    try:
+        sys.exit(main(parse(config_type, sys.argv[1:], presets=presets, exclusive=exclusive)) or 0)
+    except UserError as error:
+        sys.exit(_fail(str(error)))
+
+
+def _fail(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+@contextlib.contextmanager
+def user_mistakes() -> Iterator[None]:
+    """Reports a ValueError of the library as the user's mistake.
+
+    For calls whose every argument comes from the command line, before any work is done.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def parse(
+    config_type: type,
+    argv: Sequence[str],
+    *,
+    presets: Mapping[str, Callable[[], Any]] | None = None,
+    exclusive: Sequence[tuple[str, str]] = (),
+) -> Any:
+    """The configuration that the flags describe.
+
+    Raises:
+      UserError: for an unknown flag, configuration or value.
+      SystemExit: with code 0 after --help.
+    """
+    import tyro
+
+    given = [word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")]
+    for pair in exclusive:
+        if set(pair) <= set(given):
+            raise UserError(f"{pair[0]} and {pair[1]} exclude each other: give one of them")
+    default = {}
+    if presets is not None:
+        default["default"] = _preset(argv, presets)
+    caught = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(caught):
+            config, unknown = tyro.cli(
+                config_type, args=list(argv), return_unknown_args=True, **default
+            )
+    except SystemExit as stop:
+        if stop.code == 0:
+            raise
+        raise UserError(_one_line(caught.getvalue())) from None
+    if unknown:
+        raise UserError(_unknown(unknown[0], flags(config_type)))
+    return config
+
+
+def _preset(argv: Sequence[str], presets: Mapping[str, Callable[[], Any]]) -> Any:
+    names = [value for flag, value in itertools.pairwise(argv) if flag == "--config"]
+    names += [word.partition("=")[2] for word in argv if word.startswith("--config=")]
+    name = names[-1] if names else next(iter(presets))
+    if name not in presets:
+        raise UserError(f"unknown configuration {name!r}{nearest(name, presets)}")
+    return presets[name]()
+
+
+def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """'; did you mean X?' where something similar is known, else a list of what is."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(known)}"
+
+
+def flags(config_type: type, prefix: str = "--") -> list[str]:
+    """All flags of a dataclass of dataclasses."""
+    found = []
+    for field in dataclasses.fields(config_type):
+        name = prefix + field.name.replace("_", "-")
+        nested = field.default_factory
+        if isinstance(nested, type) and dataclasses.is_dataclass(nested):
+            found += flags(nested, name + ".")
+        else:
+            found.append(name)
+    return found
+
+
+def _unknown(word: str, known: list[str]) -> str:
+    if not word.startswith("-"):
+        return f"unexpected argument {word!r}: flags look like --name value; see --help"
+    flag = word.partition("=")[0]
+    close = difflib.get_close_matches(flag.replace("_", "-"), known, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"unknown flag {flag}{hint} (--help lists all flags)"
+
+
+def _one_line(boxed: str) -> str:
+    """The message inside the frame that tyro draws around it."""
+    lines = [line.strip("│ ").strip() for line in boxed.splitlines()]
+    message = []
+    for line in lines:
+        if line.startswith(("╭", "╰")):
+            continue
+        if re.match(r"^[─-]+$", line) or line.startswith("For full helptext"):
+            break
+        message.append(line)
+    return " ".join(message) + " (--help lists all flags)"

@@ -1,0 +1,56 @@
+"""python -m experiments.prepare --source cars196 --path DIR [--data-dir DIR]
+
+Turns files that were placed by hand into a TFDS dataset in array_record format, which
+training and `tfds.data_source` read without TensorFlow. Nothing is downloaded.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from experiments import cifar, cli, prepared, stanford_cars
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Hand-placed Stanford Cars (or CIFAR-10) to a TFDS dataset."""
+
+    source: Literal["cars196", "cifar10"] = "cars196"
+    """Which dataset the files are."""
+    path: str | None = None
+    """Folder with the files; by default downloads/manual in the TFDS data folder."""
+    data_dir: str | None = None
+    """TFDS data folder to write to; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+
+
+class Prepared(NamedTuple):
+    """What a dataset folder holds."""
+
+    folder: Path
+    sizes: dict[str, int]  # split -> number of images
+    notes: tuple[str, ...]
+
+
+def prepare(config: PrepareConfig) -> Prepared:
+    """Prepare a dataset, or find that it is there.
+
+    Raises:
+      UserError: when there is nothing to prepare from, or it is damaged.
+    """
+    source = stanford_cars if config.source == "cars196" else cifar
+    folder, notes = source.ensure(config.path, config.data_dir)
+    sizes = prepared.split_sizes(source.builder(config.data_dir))
+    return Prepared(folder, sizes, notes)
+
+
+def main(config: PrepareConfig) -> None:
+    """Prepare, and print where it is and how many images it has."""
+    done = prepare(config)
+    for note in done.notes:
+        print(f"note: {note}")
+    counts = ", ".join(f"{count:,} {split}" for split, count in done.sizes.items())
+    print(f"{config.source}: {counts} images in {done.folder}")
+
+
+if __name__ == "__main__":
+    cli.run(main, PrepareConfig)

@@ -1,0 +1,95 @@
+"""TFDS datasets on disk: where they are, in which format, and their encoded pictures.
+
+Only array_record files are used: they have random access and need no TensorFlow.
+What can be told from the files alone is, since importing TFDS takes a while.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from experiments.cli import UserError
+from experiments.containers import brief
+from experiments.ingest import Pictures
+
+ARRAY_RECORD = "array_record"
+
+
+def data_root(data_dir: str | None) -> Path:
+    """The TFDS data folder: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(chosen).expanduser()
+
+
+def file_format(dataset: Path) -> str | None:
+    """The format of the prepared dataset in the folder NAME/VERSION, None when there is none."""
+    try:
+        about = json.loads((dataset / "dataset_info.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return about.get("fileFormat", "tfrecord")
+
+
+def stamp(dataset: Path) -> str:
+    """A hash that changes when the dataset in this folder is prepared anew."""
+    about = dataset / "dataset_info.json"
+    text = about.read_bytes() + str(about.stat().st_mtime_ns).encode()
+    return hashlib.sha256(text).hexdigest()
+
+
+def split_sizes(builder: Any) -> dict[str, int]:
+    """Number of examples of each split."""
+    return {name: int(split.num_examples) for name, split in builder.info.splits.items()}
+
+
+def write(builder: Any) -> None:
+    """Prepare a dataset as array_record without looking at the network.
+
+    Raises:
+      UserError: when the files cannot be written.
+    """
+    import tensorflow_datasets as tfds
+
+    offline = tfds.download.DownloadConfig(try_download_gcs=False)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it talks of downloads; there are none
+            builder.download_and_prepare(file_format=ARRAY_RECORD, download_config=offline)
+    except OSError as error:
+        if file_format(Path(builder.data_dir)) == ARRAY_RECORD:
+            return  # another process was faster
+        raise UserError(
+            f"cannot write {builder.data_dir}: {brief(error)}; make room there, or name another "
+            "place with --data-dir (in training: --data.data-dir)"
+        ) from error
+
+
+def pictures(builder: Any) -> Pictures:
+    """The still encoded pictures of all splits of a prepared builder, train before test."""
+    import tensorflow_datasets as tfds
+
+    sizes = split_sizes(builder)
+    splits = sorted(sizes, key=lambda name: (name != "train", name))
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    sources = [builder.as_data_source(split, decoders=decoders) for split in splits]
+    names = [f"{split} {i}" for split in splits for i in range(sizes[split])]
+    ends = np.cumsum([sizes[split] for split in splits])
+    return Pictures(names, _reader(sources, ends), tuple(builder.info.features["label"].names))
+
+
+def _reader(sources: list[Any], ends: np.ndarray) -> Callable[[int], tuple[BinaryIO, int]]:
+    """Position over all sources -> (encoded file, label)."""
+
+    def read(index: int) -> tuple[BinaryIO, int]:
+        which = int(np.searchsorted(ends, index, side="right"))
+        source = sources[which]
+        example = source[index - int(ends[which]) + len(source)]
+        return io.BytesIO(example["image"]), int(example["label"])
+
+    return read
