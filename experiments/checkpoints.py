@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from experiments.cli import UserError
@@ -45,7 +46,11 @@ def save(checkpoints: ocp.CheckpointManager, state: TrainState, loss: float | No
     if step in checkpoints.all_steps():
         return
     metrics = None if loss is None else {"validation_loss": loss}
+    verbosity = logging.get_verbosity()
+    if metrics is None:
+        logging.set_verbosity(logging.ERROR)  # Orbax would warn of it
     checkpoints.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+    logging.set_verbosity(verbosity)
 
 
 def restore(

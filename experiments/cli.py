@@ -94,7 +94,18 @@ def parse(
         raise UserError(_one_line(caught.getvalue())) from None
     if unknown:
         raise UserError(_unknown(unknown[0], flags(config_type)))
+    for pair in exclusive:
+        for one, other in (pair, pair[::-1]):
+            if one in given:  # it goes before the other one of the named configuration
+                config = _without(config, other.removeprefix("--").replace("-", "_").split("."))
     return config
+
+
+def _without(config: Any, path: list[str]) -> Any:
+    """The configuration with None in the field of a field of ... that path leads to."""
+    name, *rest = path
+    value = _without(getattr(config, name), rest) if rest else None
+    return dataclasses.replace(config, **{name: value})
 
 
 def _preset(argv: Sequence[str], presets: Mapping[str, Callable[[], Any]]) -> Any:
@@ -135,13 +146,9 @@ def _unknown(word: str, known: list[str]) -> str:
 
 
 def _one_line(boxed: str) -> str:
-    """The message inside the frame that tyro draws around it."""
-    lines = [line.strip("│ ").strip() for line in boxed.splitlines()]
-    message = []
-    for line in lines:
-        if line.startswith(("╭", "╰")):
-            continue
-        if re.match(r"^[─-]+$", line) or line.startswith("For full helptext"):
-            break
-        message.append(line)
+    """The message below the title that tyro gives it, inside a frame or between rules."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", boxed)  # on a terminal it has colours
+    lines = [line.strip("│ ") for line in plain.splitlines()]
+    blocks = itertools.groupby(lines[1:], lambda line: bool(re.fullmatch("[╰─╯-]*", line)))
+    message = next((list(block) for rule, block in blocks if not rule), lines)
     return " ".join(message) + " (--help lists all flags)"

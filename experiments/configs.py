@@ -87,6 +87,8 @@ class OptimConfig:
     """Learning rate after warm-up."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
+    decay_steps: int = 0
+    """Step at which the learning rate has fallen to a hundredth, along a cosine; 0: constant."""
     clip: float = 1.0
     """Largest gradient norm (of the mean loss); 0 switches clipping off."""
     ema: float = 0.9999
@@ -100,7 +102,7 @@ class LoopConfig:
     steps: int | None = None
     """Train for this many steps."""
     epochs: int | None = None
-    """Train for this many passes over the images; --train.steps goes before it."""
+    """Train for this many passes over the images, instead of a number of steps."""
     batch_size: int = 128
     """Images a step, over all devices."""
     accumulate: int = 1
@@ -194,9 +196,9 @@ def demo() -> Config:
             channels=64, multipliers=(1, 2, 2), num_blocks=1, attention=(8,), dropout=0.0, patch=2
         ),
         diffusion=DiffusionConfig(schedule="cosine", kind="v"),
-        optim=OptimConfig(learning_rate=1e-3, warmup_steps=200, ema=0.999),
+        optim=OptimConfig(learning_rate=1e-3, warmup_steps=100, decay_steps=1800, ema=0.999),
         train=LoopConfig(
-            steps=2000, batch_size=64, checkpoint_every=500, sample_every=500, num_samples=64
+            steps=1800, batch_size=32, checkpoint_every=600, sample_every=600, num_samples=64
         ),
     )
 

@@ -39,6 +39,8 @@ def read(workdir: str) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(path.read_text())
+        if not isinstance(record["config"], dict):
+            raise ValueError("its configuration is none")
         return record if record["config"] else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -151,11 +153,14 @@ def build_weighting(config: DiffusionConfig) -> Callable[[jax.Array], jax.Array]
 
 
 def build_optimizer(config: OptimConfig) -> optax.GradientTransformation:
-    """Adam with warm-up and clipping."""
-    rate = config.learning_rate
-    warmed = optax.linear_schedule(0.0, rate, config.warmup_steps) if config.warmup_steps else rate
+    """Adam with warm-up, decay and clipping."""
+    rate, warmup, decay = config.learning_rate, config.warmup_steps, config.decay_steps
+    if decay:
+        rate = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, decay, rate / 100)
+    elif warmup:
+        rate = optax.linear_schedule(0.0, rate, warmup)
     clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
-    return optax.chain(*clip, optax.adam(warmed))
+    return optax.chain(*clip, optax.adam(rate))
 
 
 def new_state(config: Config) -> jaxddim.TrainState:

@@ -95,7 +95,10 @@ def sample(config: SampleConfig) -> None:
     if console.is_terminal:
         chunks = track(chunks, "sampling", len(starts), console=console)
     batches = rebatch(map(writer.to_uint8, chunks), config.num, config.batch_size)
-    write(Path(config.out), batches)
+    try:
+        write(Path(config.out), batches)
+    except OSError as error:
+        raise UserError(f"--out {config.out} cannot be written ({error.strerror})") from None
     print(
         f"{config.num} images in {config.out}: {config.method}, {config.steps} steps, "
         f"{config.weights} weights of step {int(state.step)}"
@@ -120,6 +123,8 @@ def check(config: SampleConfig) -> None:
         if getattr(config, name) < 1:
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} must be at least 1, got {getattr(config, name)}")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"--seed must lie in [0, 2^32), got {config.seed}")
     if not 0 <= config.eta <= 1:
         raise UserError(
             f"--eta must lie in [0, 1], got {config.eta}: above 1 the step is not defined"

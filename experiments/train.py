@@ -61,7 +61,8 @@ def train(config: Config) -> int:
         console.print(f"resumed at step {int(state.step)}")
     else:
         with console.status("drawing the initial weights"):
-            state = runs.new_state(config)
+            # placed as restored ones are, so that both go through the same compiled step
+            state = jax.device_put(runs.new_state(config), jax.local_devices()[0])
     step = int(state.step)
     if step >= total:
         console.print(f"nothing to do: {step} of {total} steps are done; raise --train.steps")
@@ -123,6 +124,8 @@ def train(config: Config) -> int:
                         with window.paused():
                             raw = single(state)
                             loss = None if stopped else validate(jaxddim.variables(raw))
+                            if loss is not None and not math.isfinite(loss):
+                                raise monitor.Diverged(step, loss)
                             checkpoints.save(store, raw, loss)
                             if loss is not None:
                                 log.write(step, validation_loss=loss)
@@ -168,6 +171,10 @@ def check(config: Config) -> None:
     """Raises a UserError for settings that cannot work, before anything is done."""
     if not config.workdir:
         raise UserError("--workdir is missing: name the folder of the run, e.g. runs/cars")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"--seed must lie in [0, 2^32), got {config.seed}")
+    if config.data.image_size < 1:
+        raise UserError(f"--data.image-size must be at least 1, got {config.data.image_size}")
     loop, optim = config.train, config.optim
     for name, value in dataclasses.asdict(loop).items():
         if value is not None and value < 1:
@@ -186,6 +193,11 @@ def check(config: Config) -> None:
         raise UserError(f"--optim.ema must lie in [0, 1), got {optim.ema}")
     if optim.clip < 0 or optim.warmup_steps < 0:
         raise UserError("--optim.clip and --optim.warmup-steps must not be negative")
+    if optim.decay_steps and optim.decay_steps <= optim.warmup_steps:
+        raise UserError(
+            f"--optim.decay-steps {optim.decay_steps} must be 0 or above --optim.warmup-steps "
+            f"{optim.warmup_steps}"
+        )
     with cli.user_mistakes():
         jaxddim.timesteps(config.diffusion.num_steps, loop.sample_steps)
 

@@ -1,0 +1,8 @@
+"""Property tests draw the same examples on every machine, and may stop to compile."""
+
+import hypothesis
+
+hypothesis.settings.register_profile(
+    "jaxddim", deadline=None, derandomize=True, database=None, max_examples=50
+)
+hypothesis.settings.load_profile("jaxddim")

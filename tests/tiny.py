@@ -1,0 +1,163 @@
+"""Runs small enough to train in tests, and the commands, called as a user calls them."""
+
+import contextlib
+import functools
+import io
+import json
+import os
+import runpy
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from experiments import checkpoints, runs
+
+REPOSITORY = Path(__file__).parent.parent
+STEPS = 20
+NETWORK = ["--config=tiny", "--data.image-size=8", "--model.channels=4", "--model.groups=2"]
+NETWORK += ["--model.multipliers", "1", "--diffusion.kind", "v"]
+SMALL = [
+    "--model.name",
+    "simple_unet",
+    "--model.multipliers",
+    "1",
+    "1",
+]  # compiles in half the time
+LOOP = ["--train.checkpoint-every", "5", "--train.sample-steps", "9"]
+KEPT = {  # compiled functions are kept between runs, since compiling takes most of their time
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+
+
+class Finished(NamedTuple):
+    """How a command ended, and what it said with all white space made single blanks."""
+
+    code: int
+    out: str
+    err: str
+
+
+def command(name: str, *flags: Any) -> Finished:
+    """Runs ``python -m experiments.NAME FLAGS`` in this process; an exception is the caller's."""
+    path = REPOSITORY / "experiments" / f"{name}.py"
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        mock.patch.object(sys, "argv", [str(path), *map(str, flags)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+    return Finished(code, " ".join(out.getvalue().split()), err.getvalue())
+
+
+def start(root: Path, name: str, *flags: Any, **environment: str) -> subprocess.Popen:
+    """Starts the command in a process of its own, with its output captured."""
+    where = {
+        "HOME": str(root),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
+    }
+    kept = {name.upper(): str(value) for name, value in KEPT.items()}
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", f"experiments.{name}", *map(str, flags)],
+        cwd=REPOSITORY,
+        env=os.environ | where | kept | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def flags(root: Path, workdir: Path) -> list[str]:
+    """What trains a tiny run that reads and caches its images below root."""
+    places = ["--data.data-dir", str(root / "tfds"), "--data.cache-dir", str(root / "images")]
+    return [*NETWORK, *LOOP, *places, "--workdir", str(workdir)]
+
+
+@contextlib.contextmanager
+def kept_compilations(root: Path) -> Iterator[None]:
+    """Keeps what is compiled below root, for this process and for those of `start`."""
+    new = KEPT | {"jax_compilation_cache_dir": str(root / "compiled")}
+    old = {name: getattr(jax.config, name) for name in new}
+    for values in (new, old):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is new:
+            yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the tests of a session keep the run that they share; nothing outside is touched."""
+    root = tmp_path_factory.getbasetemp() / "tiny"
+    with pytest.MonkeyPatch.context() as patch, kept_compilations(root):
+        for name in ("HOME", "XDG_CACHE_HOME", "TFDS_DATA_DIR"):
+            patch.setenv(name, str(root / name))
+        yield root
+
+
+@functools.cache
+def trained(root: Path) -> tuple[Path, Finished]:
+    """A run of STEPS steps on 64 rendered cars, never interrupted, and how its command ended."""
+    workdir = root / "trained"
+    return workdir, command("train", *flags(root, workdir))
+
+
+def state(workdir: Path, which: str = "latest") -> Any:
+    """A checkpoint of a run."""
+    abstract = runs.abstract_state(runs.load(str(workdir)))
+    return checkpoints.restore(checkpoints.manager(workdir), abstract, which)
+
+
+def saved(workdir: Path) -> list[int]:
+    """The steps of the complete checkpoints of a run."""
+    return sorted(
+        int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()
+    )
+
+
+def metrics(workdir: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_bits(actual: Any, expected: Any) -> None:
+    """Fails unless both trees have the same leaves, bit for bit."""
+    pairs = zip(
+        jax.tree_util.tree_leaves_with_path(actual),
+        jax.tree_util.tree_leaves_with_path(expected),
+        strict=True,
+    )
+    for (path, a), (other, b) in pairs:
+        a, b = np.asarray(a), np.asarray(b)
+        assert path == other
+        assert (a.dtype, a.shape) == (b.dtype, b.shape), path
+        assert a.tobytes() == b.tobytes(), f"{jax.tree_util.keystr(path)} differs"
+
+
+def events(workdir: Path) -> list[Any]:
+    """The TensorBoard events of a run: each is its length, a checksum, itself, a checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in sorted(workdir.glob("events.out.tfevents.*")):
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack("<Q", content[:8])
+            found.append(Event.FromString(content[12 : 12 + length]))
+            content = content[16 + length :]
+    return found
