@@ -126,7 +126,8 @@ def direction_and_std(
     schedule: Schedule, t: ArrayLike, s: ArrayLike, eta: float, ndim: int
 ) -> tuple[jax.Array, jax.Array | np.ndarray]:
     """The scale of eps in the mean of a reverse step, and the step's standard deviation."""
-    if isinstance(eta, (int, float)) and not 0 <= eta <= 1:
+    static = not isinstance(eta, jax.core.Tracer)
+    if static and not 0 <= eta <= 1:
         raise ValueError(
             f"eta must lie in [0, 1], got {eta}: above 1 the direction term is imaginary "
             '(for the larger variance of the paper use ddpm_step(variance="large"))'

@@ -60,7 +60,11 @@ class Schedule(NamedTuple):
                     f"t must lie in 0..{self.num_steps} for this schedule, got {low}..{high}"
                 )
         t = jnp.asarray(t)
-        value = self.log_snr.at[t].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        value = (
+            jnp.asarray(self.log_snr)
+            .at[t]
+            .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        )
         return value.reshape(t.shape + (1,) * (ndim - t.ndim)) if t.ndim else value
 
     def scales(self, t: ArrayLike, ndim: int = 0) -> tuple[jax.Array, jax.Array]:
