@@ -11,6 +11,7 @@ machine and the rendered ones when not, and says so.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,8 +61,8 @@ def load(config: "DataConfig") -> Dataset:
         raise UserError(f"--data.num-images {config.num_images}: must be at least 1")
     source = config.source if config.source != "auto" else _choose(config)
     loaders = {
-        "cars196": _load_cars,
-        "cifar10": _load_cifar,
+        "cars196": partial(_load_prepared, source="cars196", module=stanford_cars),
+        "cifar10": partial(_load_prepared, source="cifar10", module=cifar),
         "folder": _load_folder,
         "rendered": _load_rendered,
     }
@@ -84,26 +85,15 @@ def _choose(config: "DataConfig") -> str:
     return "rendered"
 
 
-def _load_cars(config: "DataConfig") -> tuple[ingest.Cached, tuple[str, ...]]:
-    dataset, notes = stanford_cars.ensure(config.path, config.data_dir)
-    cached = _cached(
-        config,
-        "cars196",
-        (prepared.stamp(dataset),),
-        lambda: prepared.pictures(stanford_cars.builder(config.data_dir)),
-    )
-    return cached, notes
+def _load_prepared(
+    config: "DataConfig", source: str, module: Any
+) -> tuple[ingest.Cached, tuple[str, ...]]:
+    dataset, notes = module.ensure(config.path, config.data_dir)
 
+    def pictures() -> ingest.Pictures:
+        return prepared.pictures(module.builder(config.data_dir))
 
-def _load_cifar(config: "DataConfig") -> tuple[ingest.Cached, tuple[str, ...]]:
-    dataset, notes = cifar.ensure(config.path, config.data_dir)
-    cached = _cached(
-        config,
-        "cifar10",
-        (prepared.stamp(dataset),),
-        lambda: prepared.pictures(cifar.builder(config.data_dir)),
-    )
-    return cached, notes
+    return _cached(config, source, (prepared.stamp(dataset),), pictures), notes
 
 
 def _load_folder(config: "DataConfig") -> tuple[ingest.Cached, tuple[str, ...]]:

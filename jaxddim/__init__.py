@@ -6,6 +6,7 @@ Networks live in `jaxddim.models`.
 """
 
 from jaxddim.forward import q_posterior, q_sample, q_step
+from jaxddim.latents import decode, encode, interpolate, slerp
 from jaxddim.losses import diffusion_loss, min_snr, p2
 from jaxddim.predictions import (
     as_denoiser,
@@ -17,7 +18,7 @@ from jaxddim.predictions import (
     target,
     threshold,
 )
-from jaxddim.sampling import decode, encode, integrate, interpolate, sample, slerp
+from jaxddim.sampling import integrate, sample
 from jaxddim.schedules import (
     Schedule,
     const,

@@ -9,7 +9,8 @@ from ``fold_in(key_i, t)``, where ``key_i = fold_in(key, i)``. Hence image i doe
 depend on the size of the batch, and a run that is stopped at some time of its grid
 and taken up again there draws the same noise as one that was not.
 
-Sampling, encoding (the grid reversed), decoding and interpolation are all this loop.
+Sampling, and with it encoding (the grid reversed), decoding and interpolation in `latents`, are all
+this loop.
 """
 
 import functools
@@ -20,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxddim.predictions import from_eps
 from jaxddim.schedules import Schedule
 from jaxddim.steps import ddim_step
 from jaxddim.types import DenoiseFn, Gaussian, Trajectory
@@ -165,158 +165,3 @@ def sample(
     unit = Gaussian(jnp.zeros(shape), jnp.ones(()))
     x_T = draw(keys, unit, jnp.int32(0))
     return integrate(keys, denoise_fn, schedule, timesteps, x_T, step=step)[0]
-
-
-def encode(
-    denoise_fn: DenoiseFn,
-    schedule: Schedule,
-    timesteps: jax.Array,
-    x0: jax.Array,
-    *,
-    refine: int = 0,
-) -> jax.Array:
-    """x_T, the noise from which `decode` makes these images again.
-
-    The deterministic steps in reverse order, each with the eps of the image that it starts
-    from. The step that `decode` takes uses the eps of the image that this one arrives at; refine
-    repeats the step with that eps (a fixed-point iteration), until encoding is the exact inverse.
-    At t = 0, where no network was trained, t = 1 is asked.
-
-    Args:
-      denoise_fn: ``denoise_fn(x, t) -> Prediction``, **not clipped**: `as_denoiser(...,
-        clip_x0=False)`.
-      schedule: the noise schedule.
-      timesteps: the grid that `decode` will use, int32 [S+1], decreasing to 0.
-      x0: images, [b, *d].
-      refine: fixed-point iterations a step; each costs one more evaluation a step.
-    Returns:
-      x_T, float32 [b, *d].
-    Raises:
-      ValueError: when refine is negative, or as `integrate`.
-    Source: arXiv 2010.02502, section 4.3 and 5.4.
-    Example:
-      >>> import jaxddim
-      >>> schedule = jaxddim.linear()
-      >>> fn = jaxddim.as_denoiser(schedule, lambda x, index: x, clip_x0=False)
-      >>> grid = jaxddim.timesteps(1000, 50)
-      >>> x0 = jnp.linspace(-1, 1, 8)[None]
-      >>> x_T = encode(fn, schedule, grid, x0, refine=3)
-      >>> bool(jnp.allclose(decode(fn, schedule, grid, x_T), x0, atol=1e-3))
-      True
-    """
-    if refine < 0:
-        raise ValueError(f"refine must be at least 0, got {refine}")
-
-    def eps_at(x, t, x_eval, t_eval):
-        """The pair for x at t, with the eps that the network sees at another point."""
-        return from_eps(schedule, x, denoise_fn(x_eval, jnp.maximum(t_eval, 1)).eps, t)
-
-    def step(schedule, x, prediction, t, s):
-        for _ in range(refine):
-            guess = ddim_step(schedule, x, prediction, t, s).mean
-            prediction = eps_at(x, t, guess, s)
-        return ddim_step(schedule, x, prediction, t, s)
-
-    grid = jnp.asarray(timesteps)[::-1]
-    no_key = jax.random.key(0)  # every step is deterministic
-    return integrate(no_key, lambda x, t: eps_at(x, t, x, t), schedule, grid, x0, step=step)[0]
-
-
-def decode(
-    denoise_fn: DenoiseFn, schedule: Schedule, timesteps: jax.Array, x_T: jax.Array
-) -> jax.Array:
-    """x_0 from x_T by deterministic DDIM (eta = 0).
-
-    Args:
-      denoise_fn: ``denoise_fn(x, t) -> Prediction``.
-      schedule: the noise schedule.
-      timesteps: int32 [S+1], decreasing to 0.
-      x_T: noise, [b, *d].
-    Returns:
-      x_0, float32 [b, *d].
-    Raises:
-      ValueError: as `integrate`.
-    Source: arXiv 2010.02502, section 4.3.
-    """
-    no_key = jax.random.key(0)  # every step is deterministic
-    return integrate(no_key, denoise_fn, schedule, timesteps, x_T)[0]
-
-
-def slerp(z0: jax.Array, z1: jax.Array, weight: jax.Array | float) -> jax.Array:
-    """Spherical interpolation between noises, one angle an example.
-
-    ``sin((1 - w) theta) / sin(theta) z0 + sin(w theta) / sin(theta) z1`` with theta the angle
-    between z0 and z1; a straight line where sin(theta) < 1e-6.
-
-    Args:
-      z0: noise, [b, *d].
-      z1: noise, [b, *d].
-      weight: w in [0, 1], scalar or [b].
-    Returns:
-      The noise between, [b, *d].
-    Source: arXiv 2010.02502, eq. 67.
-    Example:
-      >>> z0, z1 = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
-      >>> slerp(z0, z1, 0.5).round(3).tolist()
-      [[0.7070000171661377, 0.7070000171661377]]
-    """
-    axes = tuple(range(1, z0.ndim))
-    weight = jnp.asarray(weight, z0.dtype)
-    weight = (
-        weight.reshape(weight.shape + (1,) * (z0.ndim - weight.ndim)) if weight.ndim else weight
-    )
-
-    def unit(z):
-        square = jnp.sum(z * z, axes, keepdims=True)
-        return z / jnp.sqrt(jnp.where(square == 0, 1.0, square))
-
-    # tan(theta / 2) = |u0 - u1| / |u0 + u1| keeps its digits where arccos has none left
-    far, near = (
-        jnp.sum((unit(z0) + sign * unit(z1)) ** 2, axes, keepdims=True) for sign in (-1, 1)
-    )
-    parallel = far * near < 4e-12  # sin(theta) = |u0 - u1| |u0 + u1| / 2 < 1e-6
-    theta = 2 * jnp.arctan2(
-        jnp.sqrt(jnp.where(parallel, 2.0, far)), jnp.sqrt(jnp.where(parallel, 2.0, near))
-    )
-    sin = jnp.sin(theta)
-    w0 = jnp.where(parallel, 1 - weight, jnp.sin((1 - weight) * theta) / sin)
-    w1 = jnp.where(parallel, weight, jnp.sin(weight * theta) / sin)
-    return w0 * z0 + w1 * z1
-
-
-def interpolate(
-    denoise_fn: DenoiseFn,
-    schedule: Schedule,
-    timesteps: jax.Array,
-    z0: jax.Array,
-    z1: jax.Array,
-    weights: jax.Array,
-) -> jax.Array:
-    """Images decoded from noises on the arc between z0 and z1.
-
-    Args:
-      denoise_fn: ``denoise_fn(x, t) -> Prediction``.
-      schedule: the noise schedule.
-      timesteps: int32 [S+1], decreasing to 0.
-      z0: noise, [b, *d].
-      z1: noise, [b, *d].
-      weights: n positions in [0, 1], [n].
-    Returns:
-      Images, float32 [n, b, *d].
-    Raises:
-      ValueError: when weights is not a vector, or as `integrate`.
-    Source: arXiv 2010.02502, section 5.3 and figure 6.
-    Example:
-      >>> import jaxddim
-      >>> schedule = jaxddim.linear()
-      >>> fn = jaxddim.as_denoiser(schedule, lambda x, index: 0 * x)
-      >>> z0, z1 = jax.random.normal(jax.random.key(0), (2, 1, 8))
-      >>> interpolate(fn, schedule, jaxddim.timesteps(1000, 5), z0, z1, jnp.linspace(0, 1, 3)).shape
-      (3, 1, 8)
-    """
-    weights = jnp.asarray(weights)
-    if weights.ndim != 1:
-        raise ValueError(f"weights must be a vector [n], got shape {weights.shape}")
-    z = jax.vmap(slerp, (None, None, 0))(z0, z1, weights)
-    x0 = decode(denoise_fn, schedule, timesteps, z.reshape(-1, *z0.shape[1:]))
-    return x0.reshape(z.shape)
