@@ -82,7 +82,7 @@ def test_sigterm_from_outside_saves_the_step_it_came_in(root, tmp_path):
     process = tiny.start(root, "train", *flags, *endless)
     wait_until(lambda: (tmp_path / "metrics.jsonl").exists() and tiny.metrics(tmp_path), process)
     process.terminate()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
     assert err == ""
     (step,) = tiny.saved(tmp_path)
