@@ -93,6 +93,20 @@ def test_neither_the_number_nor_the_batch_changes_a_bit(draw, sixty_four, num, b
     np.testing.assert_array_equal(draw(num, "--batch-size", batch), sixty_four[:num])
 
 
+def test_the_network_works_on_one_shape_whatever_the_batch(draw, monkeypatch):
+    shapes, real = [], jaxddim.sample
+
+    def spy(key, denoise_fn, schedule, grid, shape, **options):
+        shapes.append(shape)
+        return real(key, denoise_fn, schedule, grid, shape, **options)
+
+    monkeypatch.setattr(jaxddim, "sample", spy)
+    for batch in (1, 7):
+        draw(7, "--batch-size", batch)
+    assert len(shapes) == 2
+    assert len(set(shapes)) == 1
+
+
 def test_another_seed_gives_other_images(draw, sixty_four):
     other = draw(4, "--seed", 1)
     assert all((a != b).mean() > 0.5 for a, b in zip(other, sixty_four, strict=False))
