@@ -39,9 +39,9 @@ def read(workdir: str) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(path.read_text())
-        if not isinstance(record["config"], dict):
+        if not isinstance(record["config"], dict) or not record["config"]:
             raise ValueError("its configuration is none")
-        return record if record["config"] else None
+        return record
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is not the record of a run ({error}): name another --workdir"

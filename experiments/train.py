@@ -191,7 +191,7 @@ def check(config: Config) -> None:
         raise UserError(f"--optim.learning-rate must be positive, got {optim.learning_rate}")
     if not 0 <= optim.ema < 1:
         raise UserError(f"--optim.ema must lie in [0, 1), got {optim.ema}")
-    if optim.clip < 0 or optim.warmup_steps < 0:
+    if not optim.clip >= 0 or optim.warmup_steps < 0:
         raise UserError("--optim.clip and --optim.warmup-steps must not be negative")
     if optim.decay_steps and optim.decay_steps <= optim.warmup_steps:
         raise UserError(

@@ -102,6 +102,7 @@ TRAIN = {
     "--optim.learning-rate nan": ("--optim.learning-rate must be positive",),
     "--optim.ema 1": ("--optim.ema must lie in [0, 1)",),
     "--optim.clip=-1": ("--optim.clip",),
+    "--optim.clip=nan": ("--optim.clip",),
     "--optim.warmup-steps -1": ("--optim.warmup-steps",),
     "--optim.decay-steps 5 --optim.warmup-steps 5": ("--optim.decay-steps 5 must be",),
     "--train.sample-steps 2000": ("2000", "1000 training steps"),
@@ -132,6 +133,7 @@ TRAIN = {
     "--workdir /proc/none": ("--workdir /proc/none cannot be written to",),
     "--workdir torn": ("torn/config.json is not the record of a run",),
     "--workdir number": ("number/config.json is not the record of a run",),
+    "--workdir hollow": ("hollow/config.json is not the record of a run",),
     "--workdir other": ("other is a run of another configuration", "seed was 1, is 0"),
     "--workdir=": ("--workdir is missing",),
 }
@@ -157,6 +159,7 @@ SAMPLE = {
     "--workdir empty": ("empty holds no run",),
     "--workdir torn": ("torn/config.json is not the record of a run",),
     "--workdir number": ("number/config.json is not the record of a run",),
+    "--workdir hollow": ("hollow/config.json is not the record of a run",),
     "--workdir other": ("other/checkpoints holds no checkpoint: train the run first",),
 }
 PREPARE = {
@@ -172,12 +175,13 @@ PREPARE = {
 @pytest.fixture
 def _traps(tmp_path):
     """What the mistakes stumble over."""
-    for name in ("empty", "text", "torn", "number", "other"):
+    for name in ("empty", "text", "torn", "number", "hollow", "other"):
         (tmp_path / name).mkdir()
     (tmp_path / "file").write_text("")
     (tmp_path / "text" / "a.jpg").write_text("no image")
     (tmp_path / "torn" / "config.json").write_text('{"config": {"seed"')
     (tmp_path / "number" / "config.json").write_text('{"config": 5}')
+    (tmp_path / "hollow" / "config.json").write_text('{"config": {}}')
     record = {"config": flatten(PRESETS["tiny"]()) | {"seed": 1}}
     (tmp_path / "other" / "config.json").write_text(json.dumps(record))
 
