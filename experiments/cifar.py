@@ -58,15 +58,8 @@ def ensure(path: str | None, data_dir: str | None) -> tuple[Path, tuple[str, ...
         another format is in the way.
     """
     target = folder(data_dir)
-    present = prepared.file_format(target)
-    if present == prepared.ARRAY_RECORD:
-        unread = f"cifar10 is already in {target}, which you may remove to prepare it again"
-        return target, (unread,) if path else ()
-    if present is not None:
-        raise UserError(
-            f"{target} is a {present} copy, which cannot be read in random order; prepare an "
-            f"array_record one in another place with --data-dir (in training: --data.data-dir)"
-        )
+    if (notes := prepared.there(target, path)) is not None:
+        return target, notes
     manual = prepared.data_root(data_dir) / "downloads" / "manual"
     place = folders.existing(path) if path else manual
     files = _read(place)

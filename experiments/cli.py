@@ -86,7 +86,11 @@ def parse(
     try:
         with contextlib.redirect_stderr(caught):
             config, unknown = tyro.cli(
-                config_type, args=list(argv), return_unknown_args=True, **default
+                config_type,
+                prog=_program(),
+                args=list(argv),
+                return_unknown_args=True,
+                **default,
             )
     except SystemExit as stop:
         if stop.code == 0:
@@ -99,6 +103,12 @@ def parse(
             if one in given:  # it goes before the other one of the named configuration
                 config = _without(config, other.removeprefix("--").replace("-", "_").split("."))
     return config
+
+
+def _program() -> str | None:
+    """How the command was called, for --help; None where it was not called by `python -m`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec else None
 
 
 def _without(config: Any, path: list[str]) -> Any:

@@ -37,6 +37,28 @@ def file_format(dataset: Path) -> str | None:
     return about.get("fileFormat", "tfrecord")
 
 
+def there(dataset: Path, path: str | None) -> tuple[str, ...] | None:
+    """Lines for the user where the folder NAME/VERSION is a dataset; None where it is none.
+
+    Args:
+      dataset: the folder.
+      path: the files that the user named, which are then not read.
+    Raises:
+      UserError: when it is a copy in a format without random access.
+    """
+    present, name = file_format(dataset), dataset.parent.name
+    if present is None:
+        return None
+    if present != ARRAY_RECORD:
+        raise UserError(
+            f"{dataset} is a {present} copy, which cannot be read in random order; prepare an "
+            f"array_record one elsewhere: python -m experiments.prepare --source {name} --path "
+            "DIR --data-dir NEW, then give --data.data-dir NEW"
+        )
+    unread = f"{name} is already in {dataset}, which you may remove to prepare it again"
+    return (unread,) if path else ()
+
+
 def stamp(dataset: Path) -> str:
     """A hash that changes when the dataset in this folder is prepared anew."""
     about = dataset / "dataset_info.json"

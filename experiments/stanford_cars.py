@@ -75,16 +75,8 @@ def ensure(path: str | None, data_dir: str | None) -> tuple[Path, tuple[str, ...
         it; when they are damaged; when a copy in another format is in the way.
     """
     target = folder(data_dir)
-    present = prepared.file_format(target)
-    if present == prepared.ARRAY_RECORD:
-        unread = f"cars196 is already in {target}, which you may remove to prepare it again"
-        return target, (unread,) if path else ()
-    if present is not None:
-        raise UserError(
-            f"{target} is a {present} copy, which cannot be read in random order; prepare an "
-            "array_record one elsewhere: python -m experiments.prepare --source cars196 --path "
-            "DIR --data-dir NEW, then give --data.data-dir NEW"
-        )
+    if (notes := prepared.there(target, path)) is not None:
+        return target, notes
     layout = car_layouts.find(path) if path else _in_manual_folder(data_dir)
     if layout is None:
         places = f"{target} and {path or manual_folder(data_dir)}"

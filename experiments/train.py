@@ -23,7 +23,7 @@ from experiments.configs import PRESETS, Config
 
 def train(config: Config) -> int:
     """Trains a run, or resumes it. Returns the exit code: 0, or 128 + n after signal n."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     check(config)
     schedule = runs.build_schedule(config.diffusion)
     abstract = runs.abstract_state(config)

@@ -6,6 +6,7 @@ Networks live in `jaxddim.models`.
 """
 
 from jaxddim.forward import q_posterior, q_sample, q_step
+from jaxddim.grids import timesteps
 from jaxddim.latents import decode, encode, interpolate, slerp
 from jaxddim.losses import diffusion_loss, min_snr, p2
 from jaxddim.predictions import (
@@ -30,7 +31,6 @@ from jaxddim.schedules import (
     quadratic,
     scaled_linear,
     sigmoid,
-    timesteps,
     zero_terminal_snr,
 )
 from jaxddim.steps import ddim_step, ddpm_step

@@ -25,8 +25,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-SPACINGS = ("linear", "quadratic", "leading", "trailing", "linspace")
-
 
 class Schedule(NamedTuple):
     """A noise schedule, stored as its log signal-to-noise ratio.
@@ -164,12 +162,13 @@ def from_alpha_bar(
       >>> from_alpha_bar(lambda u: 0.999 - 0.9985 * u, 10).num_steps
       10
     """
-    edges = np.arange(_count(num_steps, "num_steps") + 1) / num_steps
+    edges = np.arange(whole_number(num_steps, "num_steps") + 1) / num_steps
     alpha_bar = np.array([fn(u) for u in edges], np.float64)
     return from_betas(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
 
 
-def _count(n: int, name: str) -> int:
+def whole_number(n: int, name: str) -> int:
+    """n as an int of at least 1, or a ValueError that calls it by its name."""
     try:
         n = operator.index(n)
     except TypeError:
@@ -188,14 +187,14 @@ def linear(num_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float =
       >>> float(linear().alpha_bar[-1]) < 1e-4
       True
     """
-    return from_betas(np.linspace(beta_start, beta_end, _count(num_steps, "num_steps")))
+    return from_betas(np.linspace(beta_start, beta_end, whole_number(num_steps, "num_steps")))
 
 
 def quadratic(
     num_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02
 ) -> Schedule:
     """Square roots of the betas on a line ("quad" in the official DDIM code)."""
-    steps = _count(num_steps, "num_steps")
+    steps = whole_number(num_steps, "num_steps")
     return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, steps) ** 2)
 
 
@@ -211,7 +210,7 @@ def scaled_linear(
 
 def const(num_steps: int = 1000, *, beta_end: float = 0.02) -> Schedule:
     """All betas equal ("const" in the official DDIM code)."""
-    return from_betas(np.full(_count(num_steps, "num_steps"), beta_end))
+    return from_betas(np.full(whole_number(num_steps, "num_steps"), beta_end))
 
 
 def jsd(num_steps: int = 1000) -> Schedule:
@@ -221,12 +220,12 @@ def jsd(num_steps: int = 1000) -> Schedule:
 
     Source: arXiv 1503.03585, section 2.4.1 ("jsd" in the official DDIM code).
     """
-    return from_betas(1.0 / np.arange(_count(num_steps, "num_steps"), 0, -1))
+    return from_betas(1.0 / np.arange(whole_number(num_steps, "num_steps"), 0, -1))
 
 
 def sigmoid(num_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
     """Betas on a logistic curve over [-6, 6] ("sigmoid" in the official DDIM code)."""
-    curve = 1 / (1 + np.exp(-np.linspace(-6, 6, _count(num_steps, "num_steps"))))
+    curve = 1 / (1 + np.exp(-np.linspace(-6, 6, whole_number(num_steps, "num_steps"))))
     return from_betas(curve * (beta_end - beta_start) + beta_start)
 
 
@@ -268,56 +267,3 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     alpha[-1] = 0.0
     with np.errstate(divide="ignore"):
         return _from_log_snr(2 * np.log(alpha) - np.log1p(-(alpha**2)))
-
-
-def timesteps(
-    num_train: int, num_sample: int, *, spacing: str = "linear", fraction: float = 1.0
-) -> jax.Array:
-    """The time grid tau of a sampler: exactly S steps, from noise to 0.
-
-    With c chosen so that the largest time is ``fraction * T`` and i = 1..S:
-
-    * "linear":    floor(c i), the DDIM paper's;
-    * "quadratic": floor(c i^2), the DDIM paper's, raised where two would coincide;
-    * "leading":   1 + floor(c (i - 1)), starts at 1 and stays below T;
-    * "trailing":  round(c i), starts at T;
-    * "linspace":  S times evenly from T to 1.
-
-    Args:
-      num_train: T.
-      num_sample: S, in 1..T.
-      spacing: one of the names above.
-      fraction: where the noisiest time lies, as a part of T. The official DDIM code's quadratic
-        grid ends at 0.8 T, the paper's at T.
-    Returns:
-      int32 [S+1], strictly decreasing, ends in 0.
-    Raises:
-      ValueError: when S such times do not exist, or the spacing is unknown.
-    Source: arXiv 2010.02502, appendix D.2; arXiv 2305.08891, table 2.
-    Example:
-      >>> timesteps(1000, 5).tolist()
-      [1000, 800, 600, 400, 200, 0]
-      >>> timesteps(1000, 5, spacing="quadratic").tolist()
-      [1000, 640, 360, 160, 40, 0]
-    """
-    T, S = _count(num_train, "num_train"), _count(num_sample, "num_sample")
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
-    T = max(round(fraction * T), 1)
-    if S > T:
-        raise ValueError(f"{S} different sampling steps do not fit into {T} training steps")
-    i = np.arange(1, S + 1, dtype=np.int64)
-    if spacing == "linear":
-        tau = T * i // S
-    elif spacing == "quadratic":
-        tau = T * i**2 // S**2
-        tau = np.maximum.accumulate(tau - i).clip(min=0) + i
-    elif spacing == "leading":
-        tau = 1 + T * (i - 1) // S
-    elif spacing == "trailing":
-        tau = (2 * T * i + S) // (2 * S)
-    elif spacing == "linspace":
-        tau = np.floor(np.linspace(T, 1, S) + 0.5).astype(np.int64)[::-1]
-    else:
-        raise ValueError(f"unknown spacing {spacing!r}; expected one of {', '.join(SPACINGS)}")
-    return jnp.asarray(np.concatenate([tau[::-1], [0]]), jnp.int32)
