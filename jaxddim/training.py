@@ -74,8 +74,7 @@ def create_state(
       0
     """
     shape = tuple(sample_shape) if len(sample_shape) % 2 == 0 else (1, *sample_shape)
-    # threefry, unrolled once a parameter, would take most of a minute to compile
-    key = jax.random.key(jax.random.bits(key, dtype=jnp.uint32), impl="unsafe_rbg")
+    key = _cheap(key)
     index = jnp.zeros(shape[:1], jnp.int32)
     variables = dict(jax.jit(model.init)(key, jnp.zeros(shape), index))
     params = variables.pop("params")
@@ -171,6 +170,7 @@ def train_step(
     if axis_name is not None:
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
     t_key, eps_key, dropout_key = jax.random.split(key, 3)
+    dropout_key = _cheap(dropout_key)
     t = jax.random.randint(t_key, x0.shape[:1], 1, schedule.num_steps + 1)
     eps = jax.random.normal(eps_key, x0.shape)
 
@@ -223,7 +223,17 @@ def train_step(
         ema_params=average(state.ema_params, params),
         opt_state=opt_state,
     )
-    return state, {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    return state, {"loss": loss, "grad_norm": _norm(grads)}
+
+
+def _cheap(key: jax.Array) -> jax.Array:
+    """A key for many draws; threefry, unrolled once a draw, takes most of the time to compile."""
+    return jax.random.key(jax.random.bits(key, dtype=jnp.uint32), impl="unsafe_rbg")
+
+
+def _norm(tree: Any) -> jax.Array:
+    products = (jnp.vdot(a, a, precision=lax.Precision.HIGHEST) for a in jax.tree.leaves(tree))
+    return jnp.sqrt(sum(products, jnp.zeros(())))
 
 
 def jit_step(step_fn: Callable[..., Any], mesh: Mesh | None = None) -> Callable[..., Any]:

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 
 from jaxddim.models import MLP, SimpleUNet, UNet
-from jaxddim.models.conv import ConvTranspose
 from jaxddim.models.embedding import sinusoidal
 from jaxddim.models.norm import BatchNorm, GroupNorm
 from jaxddim.models.simple_unet import Block
@@ -422,24 +421,6 @@ def test_sinusoidal_known_values():
     expected = [np.concatenate([np.sin(i * w), np.cos(i * w)]) for i in (0, 1, 999)]
     np.testing.assert_allclose(value, expected, atol=1e-4)  # float32 angles up to 999
     np.testing.assert_allclose(value[:2], expected[:2], atol=1e-7)
-
-
-def test_conv_transpose_equals_flax_with_its_gradients():
-    x = jax.random.normal(jax.random.key(0), [2, 3, 5, 4])
-    ours, flax = ConvTranspose(features=6), nn.ConvTranspose(6, (4, 4), (2, 2), "SAME")
-    shapes = jax.eval_shape(flax.init, jax.random.key(0), x)
-    assert shapes == jax.eval_shape(ours.init, jax.random.key(0), x)
-    variables = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(1), leaf.shape), shapes)
-    probe = jax.random.normal(jax.random.key(2), [2, 6, 10, 6])
-
-    def value_and_gradients(module):
-        y, pull = jax.vjp(module.apply, variables, x)
-        return y, pull(probe)
-
-    expected = fast_jit(lambda: value_and_gradients(flax))()
-    chex.assert_trees_all_close(
-        fast_jit(lambda: value_and_gradients(ours))(), expected, rtol=1e-5, atol=1e-4
-    )
 
 
 def test_group_norm_equals_flax_and_survives_an_offset():

@@ -11,20 +11,26 @@ where rounding could put it below.
 Group: arXiv 1803.08494. Batch: arXiv 1502.03167.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-
-def _moments(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    x = x.astype(jnp.float32)
-    return jnp.mean(x, axes), jnp.mean(x * x, axes)
+from jaxddim.models.spread import spread, total
 
 
-def _multiply_add(x: jax.Array, a: jax.Array, c: jax.Array, dtype: DTypeLike) -> jax.Array:
-    return (x.astype(jnp.float32) * a + c).astype(dtype)
+def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Means of x and of x^2 over the pixels of each example, `[b, c]`."""
+    pixels = math.prod(x.shape[1:-1])
+    return total(x) / pixels, total(x * x) / pixels
+
+
+def _multiply_add(x: jax.Array, a: jax.Array, c: jax.Array) -> jax.Array:
+    """x a + c with a and c `[b, c]`."""
+    return x * spread(a, *x.shape[1:-1]) + spread(c, *x.shape[1:-1])
 
 
 class GroupNorm(nn.Module):
@@ -51,17 +57,17 @@ class GroupNorm(nn.Module):
             raise ValueError(f"{self.groups} groups do not divide {channels} channels")
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        space = tuple(range(1, x.ndim - 1))
+        x = x.astype(jnp.float32)
 
         def over_group(moment: jax.Array) -> jax.Array:  # [b, c] -> [b, c], equal within a group
             grouped = moment.reshape(*moment.shape[:-1], self.groups, -1)
             mean = jnp.mean(grouped, -1, keepdims=True)
             return jnp.broadcast_to(mean, grouped.shape).reshape(moment.shape)
 
-        mean, square = map(over_group, _moments(x, space))
+        mean, square = map(over_group, _moments(x))
         a = scale * lax.rsqrt(jnp.maximum(square - mean * mean, 0) + self.epsilon)
         c = bias - mean * a
-        return _multiply_add(x, jnp.expand_dims(a, space), jnp.expand_dims(c, space), self.dtype)
+        return _multiply_add(x, a, c).astype(self.dtype)
 
 
 class BatchNorm(nn.Module):
@@ -93,12 +99,13 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         shape = x.shape[-1:]
+        x = x.astype(jnp.float32)
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
         if train and not self.is_initializing():
-            mean, square = _moments(x, tuple(range(x.ndim - 1)))
+            mean, square = (jnp.mean(moment, 0) for moment in _moments(x))
             count = x.size // x.shape[-1]
             if self.axis_name is not None:
                 mean, square = lax.pmean((mean, square), self.axis_name)
@@ -110,4 +117,5 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         a = scale * lax.rsqrt(var + self.epsilon)
-        return _multiply_add(x, a, bias - mean * a, self.dtype)
+        a, c = (jnp.broadcast_to(v, (len(x), *shape)) for v in (a, bias - mean * a))
+        return _multiply_add(x, a, c).astype(self.dtype)

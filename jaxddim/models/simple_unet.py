@@ -22,9 +22,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxddim.models.conv import ConvTranspose
+from jaxddim.models.conv import Conv, ConvTranspose, Dense
 from jaxddim.models.embedding import check_inputs, check_size, sinusoidal
 from jaxddim.models.norm import BatchNorm
+from jaxddim.models.spread import spread
 
 KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -40,12 +41,12 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
         init = {"kernel_init": KERNEL_INIT, "dtype": self.dtype}
-        conv = partial(nn.Conv, self.features, **init)
+        conv = partial(Conv, self.features, **init)
         norm = partial(BatchNorm, axis_name=self.axis_name, dtype=self.dtype)
 
         h = norm(name="norm1")(nn.relu(conv((3, 3), name="conv1")(x)), train)
         time = nn.relu(nn.Dense(self.features, **init, name="time")(embedding))
-        h = h + time[:, None, None, :]
+        h = h + spread(time, *h.shape[1:3])
         h = norm(name="norm2")(nn.relu(conv((3, 3), name="conv2")(h)), train)
         if self.up:
             return ConvTranspose(self.features, **init, name="transform")(h)
@@ -102,7 +103,7 @@ class SimpleUNet(nn.Module):
 
         embedding = nn.Dense(self.time_dim, **init, name="time")(sinusoidal(index, self.time_dim))
         embedding = nn.relu(embedding)
-        h = nn.Conv(self.channels[0], (3, 3), **init, name="conv0")(x)
+        h = Conv(self.channels[0], **init, name="conv0")(x)
         skips = []
         for i, features in enumerate(self.channels[1:]):
             h = block(features, name=f"down_{i}")(h, embedding, train)
@@ -110,5 +111,5 @@ class SimpleUNet(nn.Module):
         for i, features in enumerate(reversed(self.channels[:-1])):
             h = jnp.concatenate([h, skips.pop()], axis=-1)
             h = block(features, up=True, name=f"up_{i}")(h, embedding, train)
-        h = nn.Dense(out_channels, **init, name="output")(h)  # a 1x1 convolution
+        h = Dense(out_channels, **init, name="output")(h)  # a 1x1 convolution
         return h.astype(jnp.float32)

@@ -28,8 +28,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxddim.models.conv import Conv, Dense
 from jaxddim.models.embedding import check_inputs, check_size, sinusoidal
 from jaxddim.models.norm import GroupNorm
+from jaxddim.models.spread import spread
 
 
 def _init(scale: float = 1.0) -> nn.initializers.Initializer:
@@ -46,17 +48,17 @@ class ResnetBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, temb: jax.Array, train: bool) -> jax.Array:
-        conv = partial(nn.Conv, self.features, (3, 3), dtype=self.dtype)
+        conv = partial(Conv, self.features, dtype=self.dtype)
         dense = partial(nn.Dense, self.features, dtype=self.dtype, kernel_init=_init())
         norm = partial(GroupNorm, self.groups, dtype=self.dtype)
 
         h = conv(kernel_init=_init(), name="conv1")(nn.swish(norm(name="norm1")(x)))
-        h = h + dense(name="temb_proj")(nn.swish(temb))[:, None, None, :]
+        h = h + spread(dense(name="temb_proj")(nn.swish(temb)), *h.shape[1:3])
         h = nn.swish(norm(name="norm2")(h))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = conv(kernel_init=_init(0), name="conv2")(h)
         if x.shape[-1] != self.features:
-            x = dense(name="nin_shortcut")(x)
+            x = Dense(self.features, dtype=self.dtype, kernel_init=_init(), name="nin_shortcut")(x)
         return x + h
 
 
@@ -68,14 +70,14 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        b, height, width, c = x.shape
-        dense = partial(nn.Dense, c, dtype=self.dtype)
-        h = GroupNorm(self.groups, dtype=self.dtype, name="norm")(x).reshape(b, height * width, c)
-        q, k, v = (dense(kernel_init=_init(), name=name)(h) for name in "qkv")
+        b, _, _, c = x.shape
+        dense = partial(Dense, c, dtype=self.dtype)
+        h = GroupNorm(self.groups, dtype=self.dtype, name="norm")(x)
+        q, k, v = (dense(kernel_init=_init(), name=name)(h).reshape(b, -1, c) for name in "qkv")
         logits = jnp.einsum("bqc,bkc->bqk", q * c**-0.5, k, preferred_element_type=jnp.float32)
         weights = nn.softmax(logits, axis=-1).astype(self.dtype)
         h = jnp.einsum("bqk,bkc->bqc", weights, v)
-        return x + dense(kernel_init=_init(0), name="proj_out")(h).reshape(x.shape)
+        return x + dense(kernel_init=_init(0), name="proj_out")(h.reshape(x.shape))
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
@@ -156,7 +158,7 @@ class UNet(nn.Module):
         last = len(widths) - 1
         out_channels = self.out_channels or x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=_init())
-        conv = partial(nn.Conv, kernel_size=(3, 3), dtype=self.dtype, kernel_init=_init())
+        conv = partial(Conv, dtype=self.dtype, kernel_init=_init())
         remat = partial(nn.remat, static_argnums=(3,)) if self.remat else lambda module: module
 
         def block(h: jax.Array, features: int, name: str) -> jax.Array:

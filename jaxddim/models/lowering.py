@@ -1,0 +1,50 @@
+"""Linear maps that are lowered in one way for CPU and in another for everything else.
+
+Each map f has a plain form, which says what it computes, how its batched version is computed and
+what is lowered for GPU and TPU; and a form for CPU. Maps come in families that are closed under
+differentiation: the gradient of a map with regard to an operand is a map of its family. So a
+network is differentiated, in both modes and to any order, without either form being looked into,
+and what GPU and TPU get is exactly what the plain forms and their derivatives would have given.
+(`jax.lax.platform_dependent` chooses as well, but as a conditional around both forms, whose
+gradient carries what either of them would have to remember.)
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+
+
+def by_platform(name: str, plain: Callable[..., Any], cpu: Callable[..., Any]) -> Primitive:
+    """A primitive with one result, computed as `cpu` on CPU and as `plain` elsewhere.
+
+    The caller adds what differentiates it (`ad.deflinear2`, `ad.defbilinear`).
+
+    Args:
+      name: of the operation in a jaxpr.
+      plain: a function of arrays, and of hashable keyword arguments.
+      cpu: another one with the same values.
+    """
+    primitive = Primitive(name)
+
+    @functools.cache
+    def jitted(**params: Any) -> Callable[..., Any]:
+        return jax.jit(functools.partial(primitive.bind, **params))
+
+    @functools.lru_cache(4096)
+    def result(*avals: Any, **params: Any) -> Any:
+        (aval,) = jax.make_jaxpr(functools.partial(plain, **params))(*avals).out_avals
+        return aval
+
+    def batched(args: Any, axes: Any, **params: Any) -> tuple[Any, int]:
+        return jax.vmap(functools.partial(plain, **params), axes)(*args), 0
+
+    primitive.def_impl(lambda *args, **params: jitted(**params)(*args))
+    primitive.def_abstract_eval(result)
+    batching.primitive_batchers[primitive] = batched
+    mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")
+    return primitive
