@@ -5,6 +5,7 @@ import itertools
 import subprocess
 import sys
 
+import grain.python as grain
 import numpy as np
 import pytest
 
@@ -130,6 +131,16 @@ def test_the_shards_together_are_the_stream_of_one_process(shards):
     assert np.array_equal(np.stack(parts, axis=2).reshape(whole.shape), whole)
     epoch = [set(numbers(part)[: 12 // shards]) for part in parts]
     assert sum(map(len, epoch)) == len(set().union(*epoch)) == 12
+
+
+@pytest.mark.parametrize("first_step", [0, 1000])
+def test_the_batches_are_those_that_grain_makes_image_by_image(first_step):
+    images = np.random.default_rng(0).integers(0, 256, (50, 4, 6, 3), np.uint8)
+    stream = grain.MapDataset.source(images).seed(3).shuffle().repeat()
+    stream = stream.random_map(lambda image, rng: image[:, ::-1] if rng.random() < 0.5 else image)
+    expected = np.stack([stream[1 + 2 * (first_step * 8 + i)] for i in range(3 * 8)])
+    seen = take(3, images, batch_size=8, seed=3, first_step=first_step, shard=(1, 2))
+    np.testing.assert_allclose((seen.reshape(expected.shape) + 1) * 127.5, expected, atol=1e-4)
 
 
 def test_a_single_image_can_be_trained_on():

@@ -115,6 +115,22 @@ def test_resizing_is_antialiased():
         assert close(decoded(encoded(Image.fromarray(stripes), kind)).image, 127.5, tolerance=4)
 
 
+@pytest.mark.parametrize(("side", "left"), [(63, 63), (64, 32), (144, 36), (252, 63), (800, 100)])
+def test_a_jpeg_is_shrunk_while_decoding_to_no_less_than_twice_the_size(side, left, monkeypatch):
+    coarse = Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8))
+    content = encoded(coarse.resize((2 * side, side)), "JPEG", quality=95)
+    whole = Image.open(io.BytesIO(content)).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    resize, sides = Image.Image.resize, []
+
+    def watched(image, *args):
+        sides.append(min(image.size))
+        return resize(image, *args)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    assert close(decoded(content).image, whole, tolerance=3)
+    assert sides == [left]
+
+
 def test_the_whole_picture_is_kept_and_squeezed_to_a_square():
     image = decoded(encoded(halves())).image
     left, right = image[:, : SIZE // 2 - 2], image[:, SIZE // 2 + 2 :]
@@ -271,6 +287,26 @@ def test_a_second_load_decodes_nothing_and_gives_the_same(classes, monkeypatch):
     assert np.array_equal(first.images, second.images)
     assert np.array_equal(first.labels, second.labels)
     assert first[2:] == second[2:]
+
+
+def test_the_cache_depends_neither_on_the_threads_nor_on_which_is_first(classes, monkeypatch):
+    for i in range(12):
+        (classes / f"{i}.png").write_bytes(encoded(picture((20 * i, 0, 0))))
+    (classes / "bad.png").touch()
+    decode, late = ingest.decode, np.random.default_rng(0)
+
+    def dawdle(file, size):
+        time.sleep(late.uniform(0, 0.005))
+        return decode(file, size)
+
+    monkeypatch.setattr(ingest, "decode", dawdle)
+    found = []
+    for threads, chunk in ((1, 256), (2, 4), (16, 256)):
+        monkeypatch.setattr(os, "cpu_count", lambda threads=threads: threads)
+        monkeypatch.setattr(ingest, "CHUNK", chunk)
+        dataset = load(classes, num_images=18, cache_dir=str(classes / f".{threads}"))
+        found.append((dataset.fingerprint, dataset.labels.tolist(), dataset.notes))
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_changed_folder_is_read_again(classes):

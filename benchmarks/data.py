@@ -1,0 +1,106 @@
+"""How fast the data arrive: batches from the cached images, and the reading of large JPEGs.
+
+    python -m benchmarks.data
+
+Next to the reading stands what Pillow needs at least: opening, decoding at the same reduced
+size and resizing, in as many threads, with nothing kept. Other work on the machine slows all
+three; images a second divided by cores busy hardly changes.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from experiments import data, folder, ingest
+
+SIZE = 64
+CACHED = 16_000  # images
+PHOTOS, WIDTH, HEIGHT = 128, 1600, 1200
+
+
+class Rate(NamedTuple):
+    """What some work achieved, and what it took."""
+
+    images_per_second: float
+    cores_busy: float  # processor seconds of all threads in a second
+
+
+def measure(batch_size: int = 128, seconds: float = 2.0) -> dict[str, Rate]:
+    """The rates of batches, of reading a folder of JPEGs, and of Pillow alone on these JPEGs.
+
+    Args:
+      batch_size: images in a batch.
+      seconds: how long each of the three is measured.
+    Returns:
+      The rates of "batches", "ingest" and "pillow".
+    """
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        batches = data.batches(_cached_images(root), batch_size=batch_size, seed=0)
+        photos = _photos(root / "photos")
+
+        def ingest_all() -> int:
+            listing = folder.scan(root / "photos")
+            cache = Path(tempfile.mkdtemp(dir=root)) / "cache"
+            return len(ingest.cached(cache, lambda: folder.pictures(listing), SIZE).images)
+
+        def pillow() -> int:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                return len(list(pool.map(_least, photos)))
+
+        return {
+            "batches": _rate(lambda: len(next(batches)), seconds),
+            "ingest": _rate(ingest_all, seconds),
+            "pillow": _rate(pillow, seconds),
+        }
+
+
+def _rate(work: Callable[[], int], seconds: float) -> Rate:
+    """Repeat some work, which returns the number of its images; the first time does not count."""
+    work()
+    images, start, busy = 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - start < seconds:
+        images += work()
+    elapsed = time.perf_counter() - start
+    return Rate(images / elapsed, (time.process_time() - busy) / elapsed)
+
+
+def _cached_images(root: Path) -> np.ndarray:
+    """Noise, memory-mapped as a cache is."""
+    noise = np.random.default_rng(0).integers(0, 256, (CACHED, SIZE, SIZE, 3), np.uint8)
+    np.save(root / "images.npy", noise)
+    return np.load(root / "images.npy", mmap_mode="r")
+
+
+def _photos(root: Path) -> list[Path]:
+    """Files of half a megabyte, all of the same picture: smooth, with a little noise."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (HEIGHT // 20, WIDTH // 20, 3), np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT)), int)
+    noisy = smooth + rng.integers(-8, 9, (HEIGHT, WIDTH, 1))
+    root.mkdir()
+    photos = [root / f"{i}.jpg" for i in range(PHOTOS)]
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(photos[0], quality=88)
+    for photo in photos[1:]:
+        photo.write_bytes(photos[0].read_bytes())
+    return photos
+
+
+def _least(photo: Path) -> np.ndarray:
+    """Pillow's own way from a file to a small image."""
+    with Image.open(photo) as image:
+        image.draft(None, (2 * SIZE, 2 * SIZE))
+        return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+
+
+if __name__ == "__main__":
+    print(f"{'':8}{'images/s':>10}{'cores':>8}{'images/s a core':>18}")
+    for name, (speed, cores) in measure().items():
+        print(f"{name:8}{speed:10,.0f}{cores:8.2f}{speed / cores:18,.0f}")
