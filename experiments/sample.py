@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 import jaxddim
-from experiments import checkpoints, cli, runs, writer
+from experiments import checkpoints, cli, compile_cache, runs, writer
 from experiments.cli import UserError
 
 CHUNK = {"cpu": 4}
@@ -64,6 +64,7 @@ def sample(config: SampleConfig) -> None:
         or eta, or an output that cannot be written.
     """
     check(config)
+    compile_cache.switch_on()
     run = runs.load(config.workdir)
     schedule = runs.build_schedule(run.diffusion)
     with cli.user_mistakes():

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from rich.console import Console
 
 import jaxddim
-from experiments import checkpoints, cli, data, monitor, previews, runs, writer
+from experiments import checkpoints, cli, compile_cache, data, monitor, previews, runs, writer
 from experiments.cli import UserError
 from experiments.configs import PRESETS, Config
 
@@ -25,6 +25,7 @@ def train(config: Config) -> int:
     """Trains a run, or resumes it. Returns the exit code: 0, or 128 + n after signal n."""
     console = Console(highlight=False, soft_wrap=True)
     check(config)
+    compile_cache.switch_on()
     schedule = runs.build_schedule(config.diffusion)
     abstract = runs.abstract_state(config)
     record = runs.read(config.workdir)

@@ -75,20 +75,19 @@ def create_state(
     """
     shape = tuple(sample_shape) if len(sample_shape) % 2 == 0 else (1, *sample_shape)
     key = _cheap(key)
-    index = jnp.zeros(shape[:1], jnp.int32)
-    variables = dict(jax.jit(model.init)(key, jnp.zeros(shape), index))
-    params = variables.pop("params")
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        model_state=variables | {_EMA + k: _copy(v) for k, v in variables.items()},
-        ema_params=_copy(params),
-        opt_state=tx.init(params),
-    )
 
+    def create(key: jax.Array) -> TrainState:  # compiled, draws are left, and no network
+        variables = dict(model.init(key, jnp.zeros(shape), jnp.zeros(shape[:1], jnp.int32)))
+        params = variables.pop("params")
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            model_state=variables | {_EMA + k: v for k, v in variables.items()},
+            ema_params=params,
+            opt_state=tx.init(params),
+        )
 
-def _copy(tree: Any) -> Any:
-    return jax.tree.map(jnp.copy, tree)
+    return jax.jit(create)(key)
 
 
 def variables(state: TrainState, weights: str = "ema") -> dict[str, Any]:

@@ -219,6 +219,36 @@ def test_the_average_warms_up_and_holds_the_statistics_too():
         jaxddim.variables(state, "best")
 
 
+def test_a_new_state_is_drawn_from_the_laws_of_the_networks_own_initialisers():
+    """Of a Flax network, and of anything else with an init."""
+
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, x, index):
+            x = nn.Dense(64, kernel_init=nn.initializers.normal(0.3), name="normal")(x)
+            uniform = nn.initializers.uniform(0.5)
+            x = nn.Dense(64, kernel_init=uniform, bias_init=nn.initializers.ones, name="a")(x)
+            return nn.Dense(64, kernel_init=uniform, name="b")(x)
+
+    class Other:
+        def init(self, key, x, index):
+            assert index.shape == x.shape[:1]
+            return Two().init(key, x, index)
+
+    for model in (Two(), Other()):
+        state = jaxddim.create_state(jax.random.key(3), model, TX, (64,))
+        normal, a, b = (np.ravel(state.params[name]["kernel"]) for name in ("normal", "a", "b"))
+        assert scipy.stats.kstest(normal / 0.3, "norm").pvalue > 1e-3
+        assert scipy.stats.kstest(a / 0.5, "uniform").pvalue > 1e-3
+        assert scipy.stats.kstest(b / 0.5, "uniform").pvalue > 1e-3
+        assert abs(np.corrcoef(a, b)[0, 1]) < 0.06  # 4 standard deviations
+        assert np.all(np.asarray(state.params["a"]["bias"]) == 1)
+        assert not np.any(state.params["b"]["bias"])
+        chex.assert_trees_all_equal(state.ema_params, state.params)
+        other = jaxddim.create_state(jax.random.key(4), model, TX, (64,))
+        assert abs(np.corrcoef(a, np.ravel(other.params["a"]["kernel"]))[0, 1]) < 0.06
+
+
 def test_the_state_holds_arrays_only_and_keeps_its_types():
     state, step = jaxddim.create_state(jax.random.key(0), Normed(), TX, (2,)), setup(Normed())[1]
     after, metrics = jax.jit(step)(state, BATCH)

@@ -121,8 +121,8 @@ def _layer(module: Any, x: jax.Array, transposed: bool) -> jax.Array:
     x, kernel, bias = (array.astype(module.dtype) for array in (x, kernel, bias))
     padding = module.padding
     if not isinstance(padding, str):
-        pads = (padding, padding) if isinstance(padding, int) else padding
-        padding = tuple((p, p) if isinstance(p, int) else tuple(p) for p in pads)
+        rows, columns = (padding, padding) if isinstance(padding, int) else padding
+        padding = (_pair(rows), _pair(columns))
     return add_bias(conv(x, kernel, _pair(module.strides), padding, transposed), bias)
 
 

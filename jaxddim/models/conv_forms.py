@@ -20,6 +20,7 @@ phases          the transposed 4x4 convolution with stride 2: an output pixel se
 F, G and H are a convolution and its gradients, see `conv.py`.
 """
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -115,7 +116,8 @@ def _columns_input(layer: Layer, y: jax.Array, k: jax.Array) -> jax.Array:
         config = ((0, 0, 0), *zip(low, high, step, strict=True), (0, 0, 0))
         return lax.pad(tap, jnp.zeros((), tap.dtype), config)
 
-    return sum(place(taps[i, j], i, j) for i in range(kh) for j in range(kw))
+    placed = [place(taps[i, j], i, j) for i in range(kh) for j in range(kw)]
+    return functools.reduce(jnp.add, placed)
 
 
 def _columns_kernel(layer: Layer, x: jax.Array, y: jax.Array) -> jax.Array:

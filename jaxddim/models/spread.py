@@ -4,8 +4,9 @@
     total(x)[b, c]              = sum_{y, x} x[b, y, x, c]
 
 Each is the other's transpose. On CPU XLA computes such a sum one channel after another, walking
-through memory in steps of a whole pixel, and computes anew what it sums, for every sum. As a
-product with a row of ones it is three to six times faster, and what it sums is computed once.
+through memory in steps of a whole pixel, and computes anew what it sums, for every sum. With the
+rows of pixels summed by a product with ones it is three to ten times faster, several times more
+precise, and what it sums is computed once.
 """
 
 import jax
@@ -21,15 +22,16 @@ def _total(x: jax.Array) -> jax.Array:
 
 
 def _total_cpu(x: jax.Array) -> jax.Array:
-    x = x.reshape(x.shape[0], -1, x.shape[-1])
-    ones = jnp.ones((x.shape[0], 1, x.shape[1]), x.dtype)
+    b, c, width = x.shape[0], x.shape[-1], x.shape[-2] if x.ndim > 2 else 1
+    rows = x.reshape(-1, width, c)
+    ones = jnp.ones((len(rows), 1, width), x.dtype)
     sums = lax.dot_general(
         ones,
-        x,
+        rows,
         (((2,), (1,)), ((0,), (0,))),
         preferred_element_type=jnp.promote_types(x.dtype, "f4"),
     )
-    return sums[:, 0].astype(x.dtype)
+    return jnp.sum(sums.reshape(b, -1, c), 1).astype(x.dtype)
 
 
 def _spread(v: jax.Array, *, space: tuple[int, ...]) -> jax.Array:

@@ -1,0 +1,113 @@
+"""python -m benchmarks.startup: how long a user waits for the first training step.
+
+Everything is measured in new processes whose home folder is temporary, on images that were
+drawn before. "cold" starts with an empty compilation cache, "warm" is the same again. CPU
+seconds count all threads; where they are far below the wall's, the machine was busy or slow to
+read its files.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+CONFIGS = ("demo", "cars")
+BATCH = 8  # images of the step whose compilation is timed
+REPOSITORY = Path(__file__).parent.parent
+DRAW = """
+import sys
+from experiments import configs, data
+data.load(configs.PRESETS[sys.argv[1]]().data)
+"""
+
+
+def measure() -> dict[str, float]:
+    """Seconds, as {"demo first step, cold": wall, "demo compile, warm, cpu": cpu, ...}."""
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as home:
+        for config in CONFIGS:
+            subprocess.run([sys.executable, "-c", DRAW, config], check=True, **_where(home, "draw"))
+            for cache in ("cold", "warm"):
+                found[f"{config} first step, {cache}"] = first_step(home, config)
+            for cache in ("cold", "warm"):
+                for name, seconds in compile_step(home, config).items():
+                    found[f"{config} {name}, {cache}"] = seconds
+    return found
+
+
+def first_step(home: str, config: str) -> float:
+    """From the start of the process of `experiments.train` to the end of its first step."""
+    workdir = tempfile.mkdtemp(dir=home)
+    command = [sys.executable, "-m", "experiments.train", "--config", config, "--workdir", workdir]
+    began = time.perf_counter()
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, **_where(home, config)
+    ) as process:
+        assert process.stdout is not None
+        try:
+            if not any("first step" in line for line in process.stdout):
+                raise RuntimeError(f"{' '.join(command)} ended before its first step")
+            return time.perf_counter() - began
+        finally:
+            process.kill()
+
+
+def compile_step(home: str, config: str) -> dict[str, float]:
+    """Seconds of tracing, of lowering, and of compiling a training step of `BATCH` images."""
+    command = [sys.executable, "-m", "benchmarks.startup", config]
+    where = _where(home, f"{config}-step")
+    lines = subprocess.run(command, check=True, capture_output=True, text=True, **where).stdout
+    pairs = (line.rsplit(" ", 1) for line in lines.splitlines())
+    return {name: float(seconds) for name, seconds in pairs}
+
+
+def _where(home: str, cache: str) -> dict:
+    """The folder, and a user's environment with nothing but a home and a compilation cache."""
+    ours = ("XDG_CACHE_HOME", "TFDS_DATA_DIR")
+    environment = {k: v for k, v in os.environ.items() if k not in ours and k[:4] != "JAX_"}
+    new = {"HOME": home, "XDG_CACHE_HOME": "", "PYTHONUNBUFFERED": "1"}
+    new["JAX_COMPILATION_CACHE_DIR"] = str(Path(home) / "compiled" / cache)
+    return {"env": environment | new, "cwd": REPOSITORY}
+
+
+def _time_compilation(config: str) -> None:
+    """Prints what `compile_step` reads; in a process of its own."""
+    import jax
+    import jax.numpy as jnp
+
+    import jaxddim
+    from experiments import configs, runs
+
+    run = configs.PRESETS[config]()
+    model, diffusion, size = runs.build_model(run.model), run.diffusion, run.data.image_size
+
+    def step(state: jaxddim.TrainState, batch: jax.Array):
+        return jaxddim.train_step(
+            state,
+            batch,
+            apply_fn=model.apply,
+            tx=runs.build_optimizer(run.optim),
+            schedule=runs.build_schedule(diffusion),
+            kind=diffusion.kind,
+            norm=diffusion.norm,
+        )
+
+    batch = jax.ShapeDtypeStruct((BATCH, size, size, 3), jnp.float32)
+    state = runs.abstract_state(run)
+    jitted = jaxddim.jit_step(step)
+    stage = jitted
+    for name in ("trace", "lower", "compile"):
+        wall, cpu = time.perf_counter(), time.process_time()
+        stage = getattr(stage, name)(*((state, batch) if name == "trace" else ()))
+        print(f"{name} {time.perf_counter() - wall}")
+        print(f"{name} (cpu) {time.process_time() - cpu}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        _time_compilation(sys.argv[1])
+    else:
+        for name, seconds in measure().items():
+            print(f"{name:32} {seconds:7.2f} s")

@@ -1,0 +1,31 @@
+"""Compiled functions, kept between processes: what took half a minute is read in a second.
+
+JAX does the keeping. Its key holds the program, the versions and the features of the processor,
+so that a home folder may be shared by machines that differ.
+"""
+
+import os
+from typing import Any
+
+import jax
+
+from experiments import ingest
+
+
+def switch_on() -> None:
+    """Keeps what is compiled in ``compiled`` of the user's cache folder, from here on.
+
+    A folder that is set, as by $JAX_COMPILATION_CACHE_DIR, is left as it is, and
+    ``JAX_ENABLE_COMPILATION_CACHE=false`` switches all of it off. Where the folder cannot be
+    written to nothing is kept.
+    """
+    config: Any = jax.config  # its settings are attributes that types do not know
+    if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
+        return
+    folder = ingest.default_cache_dir() / "compiled"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds code that JAX will run
+    except OSError:
+        return
+    if os.access(folder, os.W_OK | os.X_OK):
+        config.update("jax_compilation_cache_dir", str(folder))
