@@ -18,7 +18,7 @@ phases          the transposed 4x4 convolution with stride 2: an output pixel se
                 and columns alike: one product `[n, 4 c] [4 c, 4 d]` computes all phases.
 
 All are exact: they add the same products, in another order, or products of sums (winograd). Their
-float32 error relative to float64 is at most 1.0 times that of the direct form, and Winograd's 2.5
+float32 error relative to float64 is at most 1.4 times that of the direct form, and Winograd's 2.5
 to 5 times; `docs/convolutions.md` has it with the speed of each layer.
 
 F, G and H are a convolution and its gradients, see `conv.py`.
