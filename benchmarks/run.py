@@ -3,7 +3,7 @@
 Measures this project side by side with plain Flax, PyTorch and diffusers: same network, same
 weights, same batch, same cores, by turns. Writes OUT/benchmarks.json, .md and .png. A part that is
 measured again replaces what the JSON had of it; `--parts report` measures nothing and writes the
-report again. Everything takes about two hours on two cores; leave the machine alone meanwhile.
+report again. Everything takes hours on two cores; leave the machine alone meanwhile.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Convolutions that are computed on CPU in the fastest exact form for their static shape.
+"""Convolutions that are computed on CPU in an exact form that suits their static shape.
 
 A convolution, y = F(x, k), and the two halves of its gradient belong together: with any y',
 
@@ -79,7 +79,7 @@ def conv(
     padding: forms.Padding = "SAME",
     transposed: bool = False,
 ) -> jax.Array:
-    """`lax.conv_general_dilated`, or `lax.conv_transpose`, in the fastest form on CPU.
+    """`lax.conv_general_dilated`, or `lax.conv_transpose`; on CPU in the form chosen for it.
 
     Args:
       x: `[b, h, w, c]`.

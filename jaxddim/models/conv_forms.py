@@ -151,6 +151,10 @@ def _winograd_kernel(layer: Layer, x: jax.Array, y: jax.Array) -> jax.Array:
     return winograd.kernel_gradient(x, y)
 
 
+def _space_to_depth_input(layer: Layer, y: jax.Array, k: jax.Array) -> jax.Array:
+    return gradient(_space_to_depth, 0, layer, y, k)
+
+
 # Which layer is computed in which form
 
 
@@ -201,7 +205,7 @@ FORMS: tuple[Form, ...] = (
     Form(_is_many_tiles, _winograd, _winograd_input, _winograd_kernel),
     Form(partial(_is_wide, times=4), direct, _columns_input, _columns_kernel),
     Form(_is_wide, direct, _columns_input),
-    Form(_divides, direct, partial(lambda f, *args: gradient(f, 0, *args), _space_to_depth)),
+    Form(_divides, direct, _space_to_depth_input),
     PLAIN,
 )
 """The first that applies is taken. `python -m benchmarks.convs` measures whether it should."""

@@ -5,7 +5,7 @@
 
 Each is the other's transpose. On CPU XLA computes such a sum one channel after another, walking
 through memory in steps of a whole pixel, and computes anew what it sums, for every sum. With the
-rows of pixels summed by a product with ones it is three to ten times faster, several times more
+rows of pixels summed by a product with ones it is up to ten times faster, several times more
 precise, and what it sums is computed once.
 """
 
