@@ -4,14 +4,14 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 IN_FLIGHT = 2
 """Steps that may be queued on the device before the loop waits for one."""
@@ -119,3 +119,9 @@ def progress(
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=total, completed=step, loss=math.nan, rate=0.0)
         yield lambda step, loss, rate: bar.update(task, completed=step, loss=loss, rate=rate)
+
+
+def tracked(items: Sequence[int], what: str) -> Iterable[int]:
+    """The items, with a progress bar on stderr where that is a terminal."""
+    console = Console(stderr=True, highlight=False)
+    return track(items, what, console=console) if console.is_terminal else items

@@ -18,6 +18,38 @@ STRIP = 10
 """Images in the strip of one sample on its way from noise (seed fig. 5)."""
 
 
+def make_losses(
+    config: Config, model: Any, schedule: jaxddim.Schedule
+) -> Callable[[Any, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """``losses(variables, images, t, eps) -> float32 [n]``, as trained but for the weighting.
+
+    Images are uint8; the network sees as many at a time as in training.
+    """
+
+    @jaxddim.compiled
+    def some(variables: Any, x0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
+        output = model.apply(variables, jaxddim.q_sample(schedule, x0, t, eps), t - 1)
+        kind, norm = config.diffusion.kind, config.diffusion.norm
+        return jaxddim.diffusion_loss(schedule, output, x0, t, eps, kind=kind, norm=norm)
+
+    def losses(variables: Any, images: np.ndarray, t: np.ndarray, eps: np.ndarray) -> np.ndarray:
+        n = len(images)
+        chunk = min(n, config.train.batch_size // config.train.accumulate)
+        parts = []
+        for start in range(0, n, chunk):
+            rows = np.arange(start, start + chunk) % n
+            x0 = images[rows].astype(np.float32) / 127.5 - 1
+            parts.append(np.asarray(some(variables, x0, t[rows], eps[rows])))
+        return np.concatenate(parts)[:n]
+
+    return losses
+
+
+def fixed_noise(images: np.ndarray) -> np.ndarray:
+    """The noise of these images in every validation."""
+    return np.random.default_rng(0).standard_normal(images.shape, np.float32)
+
+
 def make_validation(
     config: Config, model: Any, schedule: jaxddim.Schedule, images: np.ndarray
 ) -> Callable[[Any], float]:
@@ -27,26 +59,9 @@ def make_validation(
     noise, so that the loss is comparable between evaluations and between runs.
     """
     n = len(images)
-    chunk = min(n, config.train.batch_size // config.train.accumulate)
     t = 1 + ((np.arange(n) + 0.5) / n * schedule.num_steps).astype(np.int32)
-    eps = np.random.default_rng(0).standard_normal(images.shape, np.float32)
-
-    @jaxddim.compiled
-    def losses(variables: Any, x0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
-        output = model.apply(variables, jaxddim.q_sample(schedule, x0, t, eps), t - 1)
-        kind, norm = config.diffusion.kind, config.diffusion.norm
-        return jaxddim.diffusion_loss(schedule, output, x0, t, eps, kind=kind, norm=norm)
-
-    def validate(variables: Any) -> float:
-        total = 0.0
-        for start in range(0, n, chunk):
-            rows = np.arange(start, start + chunk)
-            x0 = images[rows % n].astype(np.float32) / 127.5 - 1
-            values = np.asarray(losses(variables, x0, t[rows % n], eps[rows % n]))
-            total += float(values[rows < n].sum(dtype=np.float64))
-        return total / n
-
-    return validate
+    eps, losses = fixed_noise(images), make_losses(config, model, schedule)
+    return lambda variables: float(losses(variables, images, t, eps).mean(dtype=np.float64))
 
 
 def make_sampler(

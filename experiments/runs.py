@@ -5,13 +5,14 @@ import json
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 import jaxddim
+from experiments import checkpoints
 from experiments.cli import UserError, user_mistakes
 from experiments.configs import (
     MAY_DIFFER,
@@ -71,7 +72,6 @@ def write(config: Config, dataset: Dataset) -> None:
     Raises:
       UserError: when the folder cannot be made or written to.
     """
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     record = {
         "config": flatten(config),
         "data": {
@@ -80,8 +80,7 @@ def write(config: Config, dataset: Dataset) -> None:
             "fingerprint": dataset.fingerprint,
             "notes": list(dataset.notes),
         },
-        "versions": {"jaxddim": jaxddim.__version__, "python": platform.python_version()}
-        | versions,
+        "versions": versions(),
         "backend": jax.default_backend(),
     }
     path = Path(config.workdir) / "config.json"
@@ -94,6 +93,12 @@ def write(config: Config, dataset: Dataset) -> None:
         raise UserError(
             f"--workdir {config.workdir} cannot be written to ({error.strerror}): name another"
         ) from None
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on, for its record."""
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"jaxddim": jaxddim.__version__, "python": platform.python_version()} | packages
 
 
 def check_same(config: Config, dataset: Dataset, record: dict[str, Any]) -> None:
@@ -110,10 +115,15 @@ def check_same(config: Config, dataset: Dataset, record: dict[str, Any]) -> None
             f"{config.workdir} is a run of another configuration ({changes}): give the old "
             "values to resume it, or another --workdir"
         )
+    check_images(config.workdir, dataset, record)
+
+
+def check_images(workdir: str, dataset: Dataset, record: dict[str, Any]) -> None:
+    """Raises a UserError when these are not the images of the run."""
     if dataset.fingerprint != record["data"]["fingerprint"]:
         raise UserError(
-            f"{config.workdir} was trained on other images ({record['data']['num_images']} of "
-            f"{record['data']['source']}): restore them to resume, or name another --workdir"
+            f"{workdir} was trained on other images ({record['data']['num_images']} of "
+            f"{record['data']['source']}): restore them, or name another --workdir"
         )
 
 
@@ -182,3 +192,46 @@ def abstract_state(config: Config) -> jaxddim.TrainState:
     """
     with user_mistakes():
         return jax.eval_shape(lambda: new_state(config))
+
+
+class Trained(NamedTuple):
+    """A run's network with its weights, ready to be asked.
+
+    Attributes:
+      config: of the run.
+      model: the Flax network.
+      schedule: the noise it was trained on.
+      variables: what the network's ``apply`` takes.
+      step: of the checkpoint.
+    """
+
+    config: Config
+    model: Any
+    schedule: jaxddim.Schedule
+    variables: Any
+    step: int
+
+    def denoiser(self, variables: Any) -> jaxddim.DenoiseFn:
+        """``denoise_fn(x, t)`` with these variables, which may be traced."""
+        return jaxddim.as_denoiser(
+            self.schedule,
+            lambda x, index: self.model.apply(variables, x, index),
+            kind=self.config.diffusion.kind,
+        )
+
+
+def restore(workdir: str, checkpoint: str = "latest", weights: str = "ema") -> Trained:
+    """A run's network.
+
+    Args:
+      workdir: folder of the run.
+      checkpoint: "latest", "best" or a step.
+      weights: "ema" or "raw".
+    Raises:
+      UserError: when there is no run, or no such checkpoint.
+    """
+    config = load(workdir)
+    schedule, abstract = build_schedule(config.diffusion), abstract_state(config)
+    state = checkpoints.restore(checkpoints.manager(workdir), abstract, checkpoint)
+    variables = jaxddim.variables(state, weights)
+    return Trained(config, build_model(config.model), schedule, variables, int(state.step))

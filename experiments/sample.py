@@ -6,18 +6,16 @@ more images, or for other batches, changes none of them.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 import jaxddim
-from experiments import checkpoints, cli, compile_cache, runs, writer
+from experiments import cli, compile_cache, monitor, runs, writer
 from experiments.cli import UserError
 
 CHUNK = {"cpu": 4}
@@ -29,15 +27,11 @@ makes images c CHUNK .. (c + 1) CHUNK - 1, and a batch is cut from such chunks.
 
 
 @dataclass(frozen=True)
-class SampleConfig:
-    """Draw images from a trained run."""
+class DrawConfig:
+    """How images are drawn from a trained run."""
 
     workdir: str = ""
     """Folder of the run."""
-    num: int = 16
-    """How many images."""
-    out: str = ""
-    """FILE.png (a grid), FILE.npz (uint8 array "images") or DIR (a PNG an image)."""
     steps: int = 50
     """Sampling steps, S."""
     method: Literal["ddim", "ddpm"] = "ddim"
@@ -52,6 +46,16 @@ class SampleConfig:
     """latest, best or a step."""
     weights: Literal["ema", "raw"] = "ema"
     """Averaged or last weights."""
+
+
+@dataclass(frozen=True)
+class SampleConfig(DrawConfig):
+    """Draw images from a trained run."""
+
+    num: int = 16
+    """How many images."""
+    out: str = ""
+    """FILE.png (a grid), FILE.npz (uint8 array "images") or DIR (a PNG an image)."""
     batch_size: int = 64
     """Images computed and written at a time; never changes a pixel."""
 
@@ -65,45 +69,56 @@ def sample(config: SampleConfig) -> None:
     """
     check(config)
     compile_cache.switch_on()
-    run = runs.load(config.workdir)
-    schedule = runs.build_schedule(run.diffusion)
-    with cli.user_mistakes():
-        grid = jaxddim.timesteps(schedule.num_steps, config.steps, spacing=config.spacing)
-    abstract = runs.abstract_state(run)
-    store = checkpoints.manager(config.workdir)
-    state = checkpoints.restore(store, abstract, config.checkpoint)
-    variables = jaxddim.variables(state, config.weights)
-    model = runs.build_model(run.model)
-    step = jaxddim.ddpm_step
-    if config.method == "ddim":
-        step = functools.partial(jaxddim.ddim_step, eta=config.eta)
-    chunk = CHUNK.get(jax.default_backend(), 64)
-    shape = (chunk, run.data.image_size, run.data.image_size, 3)
-
-    @jaxddim.compiled
-    def draw(variables: Any, first_index: jax.Array) -> jax.Array:
-        denoise_fn = jaxddim.as_denoiser(
-            schedule, lambda x, index: model.apply(variables, x, index), kind=run.diffusion.kind
-        )
-        key = jax.random.key(config.seed)
-        return jaxddim.sample(
-            key, denoise_fn, schedule, grid, shape, step=step, first_index=first_index
-        )
-
-    console = Console(stderr=True, highlight=False)
-    starts = range(0, config.num, chunk)
-    chunks = (draw(variables, first) for first in starts)
-    if console.is_terminal:
-        chunks = track(chunks, "sampling", len(starts), console=console)
-    batches = rebatch(map(writer.to_uint8, chunks), config.num, config.batch_size)
+    run = runs.restore(config.workdir, config.checkpoint, config.weights)
+    batches = rebatch(drawn(config, run, config.num), config.num, config.batch_size)
     try:
         write(Path(config.out), batches)
     except OSError as error:
         raise UserError(f"--out {config.out} cannot be written ({error.strerror})") from None
     print(
         f"{config.num} images in {config.out}: {config.method}, {config.steps} steps, "
-        f"{config.weights} weights of step {int(state.step)}"
+        f"{config.weights} weights of step {run.step}"
     )
+
+
+def sampler(config: DrawConfig, run: runs.Trained) -> Callable[[int], jax.Array]:
+    """``draw(first) -> images first .. first + CHUNK - 1``, float32 in [-1, 1], compiled once.
+
+    Raises:
+      UserError: for an impossible grid.
+    """
+    grid = time_grid(config, run)
+    step = jaxddim.ddpm_step
+    if config.method == "ddim":
+        step = functools.partial(jaxddim.ddim_step, eta=config.eta)
+    size = run.config.data.image_size
+    shape = (chunk_size(), size, size, 3)
+
+    @jaxddim.compiled
+    def draw(variables: Any, first_index: jax.Array) -> jax.Array:
+        key, denoise_fn = jax.random.key(config.seed), run.denoiser(variables)
+        return jaxddim.sample(
+            key, denoise_fn, run.schedule, grid, shape, step=step, first_index=first_index
+        )
+
+    return functools.partial(draw, run.variables)
+
+
+def time_grid(config: DrawConfig, run: runs.Trained) -> jax.Array:
+    """The sampling times, int32 [S+1]."""
+    with cli.user_mistakes():
+        return jaxddim.timesteps(run.schedule.num_steps, config.steps, spacing=config.spacing)
+
+
+def chunk_size() -> int:
+    """Images in one call of the network, here."""
+    return CHUNK.get(jax.default_backend(), 64)
+
+
+def drawn(config: DrawConfig, run: runs.Trained, num: int) -> Iterator[np.ndarray]:
+    """The first num images as uint8, in chunks; the last chunk may hold more."""
+    draw, starts = sampler(config, run), range(0, num, chunk_size())
+    return (writer.to_uint8(draw(first)) for first in monitor.tracked(starts, "sampling"))
 
 
 def rebatch(chunks: Iterator[np.ndarray], num: int, size: int) -> Iterator[np.ndarray]:
@@ -120,24 +135,38 @@ def rebatch(chunks: Iterator[np.ndarray], num: int, size: int) -> Iterator[np.nd
 
 def check(config: SampleConfig) -> None:
     """Raises a UserError for settings that cannot work."""
-    for name in ("num", "steps", "batch_size"):
-        if getattr(config, name) < 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} must be at least 1, got {getattr(config, name)}")
+    check_numbers(config, "num", "steps", "batch_size")
+    check_step(config)
+    if not config.out:
+        raise UserError("--out is missing: name a FILE.png, a FILE.npz or a folder")
+    out = Path(config.out)
+    if out.suffix and out.suffix.lower() not in (".png", ".npz") and not out.is_dir():
+        raise UserError(f"--out {config.out}: expected a FILE.png, a FILE.npz or a folder")
+    make_folder(out.parent if out.suffix else out)
+
+
+def check_numbers(config: DrawConfig, *positive: str) -> None:
+    """Raises a UserError for a seed out of range, or where one of these fields is below 1."""
+    for name in positive:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--seed must lie in [0, 2^32), got {config.seed}")
+
+
+def check_step(config: DrawConfig) -> None:
+    """Raises a UserError for an update step that is not defined."""
     if not 0 <= config.eta <= 1:
         raise UserError(
             f"--eta must lie in [0, 1], got {config.eta}: above 1 the step is not defined"
         )
     if config.eta and config.method == "ddpm":
         raise UserError("--eta belongs to --method ddim; DDPM is what eta = 1 gives")
-    if not config.out:
-        raise UserError("--out is missing: name a FILE.png, a FILE.npz or a folder")
-    out = Path(config.out)
-    if out.suffix and out.suffix.lower() not in (".png", ".npz") and not out.is_dir():
-        raise UserError(f"--out {config.out}: expected a FILE.png, a FILE.npz or a folder")
-    folder = out.parent if out.suffix else out
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder that --out goes into, or raises a UserError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,6 +1,7 @@
 """What a run leaves to look at: metrics.jsonl, TensorBoard events, and pictures."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -89,6 +90,22 @@ def save_png(path: Path, pixels: np.ndarray, zoom: int = 1) -> None:
 def save_npz(path: Path, images: np.ndarray) -> None:
     """Writes uint8 [n, h, w, 3] under the name "images"; complete or not at all."""
     _replace(path, lambda file: np.savez_compressed(file, images=images))
+
+
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Writes arrays as they are, by name; complete or not at all."""
+    _replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+
+
+def to_json(record: Any) -> str:
+    """A record as JSON, with a line for each name and lists of numbers on one."""
+    text = json.dumps(record, indent=2, allow_nan=False)
+    return re.sub(r"\[([^][{}\"]*)\]", lambda list_: f"[{' '.join(list_[1].split())}]", text) + "\n"
+
+
+def save_json(path: Path, record: Any) -> None:
+    """Writes a record as JSON; complete or not at all."""
+    _replace(path, lambda file: file.write(to_json(record).encode()))
 
 
 def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:

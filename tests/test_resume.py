@@ -18,7 +18,6 @@ from experiments.configs import MAY_DIFFER, PRESETS, flatten, from_flat
 from tests import tiny
 
 root = tiny.root
-PHOTOGRAPHS = tiny.REPOSITORY.parent / "shared" / "data" / "cars32_photos.tar"
 
 
 def without_speed(workdir):
@@ -105,9 +104,9 @@ def made_up_pictures(folder):
 
 
 def photographs(folder):
-    if not PHOTOGRAPHS.exists():
-        pytest.skip(f"the real photographs are not here: {PHOTOGRAPHS}")
-    with tarfile.open(PHOTOGRAPHS) as tar:
+    if not tiny.PHOTOGRAPHS.exists():
+        pytest.skip(f"the real photographs are not here: {tiny.PHOTOGRAPHS}")
+    with tarfile.open(tiny.PHOTOGRAPHS) as tar:
         for i in range(64):
             tar.extract(f"./{i:04d}.jpg", folder, filter="data")
 

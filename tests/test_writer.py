@@ -117,3 +117,26 @@ def test_resuming_drops_what_came_after_the_checkpoint_and_a_line_cut_short(tmp_
         (10, 1.0),
         (15, 2.0),
     ]
+
+
+def test_json_has_a_line_a_name_and_lists_of_numbers_on_one():
+    record = {"a": [1, 2.5, -3], "b": {"c": [], "d": ["x, [y]", 'q"]'], "e": [[1, 2], [3, 4]]}}
+    text = writer.to_json(record)
+    assert json.loads(text) == record
+    assert '\n  "a": [1, 2.5, -3],\n' in text
+    assert "      [1, 2],\n      [3, 4]\n" in text
+
+
+def test_json_holds_finite_numbers_only(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        writer.save_json(tmp_path / "a.json", {"a": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_arrays_come_back_bit_for_bit(tmp_path):
+    arrays = {"x": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(7)}
+    writer.save_arrays(tmp_path / "new" / "a.npz", **arrays)
+    with np.load(tmp_path / "new" / "a.npz") as file:
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(file[name], array)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.npz"]

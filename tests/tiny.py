@@ -22,6 +22,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from experiments import checkpoints, runs
 
 REPOSITORY = Path(__file__).parent.parent
+PHOTOGRAPHS = REPOSITORY.parent / "shared" / "data" / "cars32_photos.tar"
 STEPS = 20
 NETWORK = ["--config=tiny", "--data.image-size=8", "--model.channels=4", "--model.groups=2"]
 NETWORK += ["--model.multipliers", "1", "--diffusion.kind", "v"]
