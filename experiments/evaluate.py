@@ -1,0 +1,229 @@
+"""python -m experiments.evaluate --workdir DIR [--num N] [--steps S] [--eta E] ...
+
+How good a trained run's samples are: Frechet and kernel distances to the training images,
+precision and recall, the training images nearest to them, and the validation loss at each noise
+level. Prints one JSON record, complete enough to repeat the call, and keeps it with its pictures
+in DIR/evaluations, or where --out says.
+"""
+
+import dataclasses
+import datetime
+import functools
+import time
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from experiments import cli, compile_cache, ingest, runs, sample, writer
+from experiments.cli import UserError
+from experiments.evaluation import networks, references
+from experiments.evaluation.metrics import METRICS, Subject
+
+NUM = 2000
+FEWEST = 4  # images, for a third neighbour and for two blocks
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(sample.DrawConfig):
+    """Measure how good a trained run's samples are."""
+
+    seed: int = 0
+    """Of the noise, and of the blocks of KID."""
+    num: int | None = None
+    """How many samples; 2000 when not given, or all of --samples."""
+    samples: str | None = None
+    """FILE.npz (uint8 array "images") or DIR of PNGs: measure these images instead of drawing."""
+    metrics: tuple[str, ...] = tuple(METRICS)
+    """What to measure."""
+    reference: Literal["train", "holdout", "all"] = "train"
+    """Images of the run that samples are compared with."""
+    network: Literal["efficientnet-lite0", "inception"] = "efficientnet-lite0"
+    """What makes features of images."""
+    network_weights: str | None = None
+    """FILE.pth or FILE.safetensors with the weights of inception."""
+    out: str | None = None
+    """FILE.json for the record; pictures go beside it."""
+    data: references.Places = field(default_factory=references.Places)
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Measures, writes the record and prints it.
+
+    Raises:
+      UserError: for a folder without a run or without its images, settings that cannot work,
+        weights that are missing, or an output that cannot be written.
+    """
+    began = time.perf_counter()
+    check(config)
+    compile_cache.switch_on()
+    run = runs.restore(config.workdir, config.checkpoint, config.weights)
+    if config.samples is None:
+        grid = np.asarray(sample.time_grid(config, run))
+        draw = functools.partial(drawn, config, run)
+    else:
+        grid, draw = None, functools.partial(read, config, run)
+    network = functools.cache(lambda: networks.load(config.network, config.network_weights))
+    if any(METRICS[name].features for name in config.metrics):
+        network()  # what is wrong with its weights is told before hours of sampling
+    splits = references.splits(config.workdir, config.data)
+    if len(splits.images[config.reference]) < FEWEST:
+        raise UserError(f"--reference {config.reference} has fewer than {FEWEST} images")
+    out = Path(config.out) if config.out else default_out(config, run)
+    sample.make_folder(out.parent)
+    subject = Subject(
+        run,
+        splits,
+        samples=draw,
+        network=network,
+        split=config.reference,
+        stem=out.with_suffix(""),
+        seed=config.seed,
+    )
+    results: dict[str, Any] = {}
+    try:
+        for name in config.metrics:
+            with subject.timed(name):
+                results |= METRICS[name].measure(subject)
+        subject.seconds["total"] = time.perf_counter() - began
+        record = describe(config, subject, grid, results, out)
+        writer.save_json(out, record)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written ({error.strerror})") from None
+    print(writer.to_json(record), end="")
+
+
+def check(config: EvaluateConfig) -> None:
+    """Raises a UserError for settings that cannot work."""
+    sample.check_numbers(config, "num", "steps")
+    if config.samples is None:
+        sample.check_step(config)
+    if config.num is not None and config.num < FEWEST:
+        raise UserError(f"--num must be at least {FEWEST}, got {config.num}")
+    if not config.metrics:
+        raise UserError(f"--metrics is empty; expected some of {', '.join(METRICS)}")
+    for name in config.metrics:
+        if name not in METRICS:
+            raise UserError(f"unknown metric {name!r} in --metrics{cli.nearest(name, METRICS)}")
+    if config.out is not None and Path(config.out).suffix.lower() != ".json":
+        raise UserError(f"--out {config.out}: expected a FILE.json")
+
+
+def drawn(config: EvaluateConfig, run: runs.Trained) -> np.ndarray:
+    """The images that `experiments.sample` would draw, uint8 [num, h, w, 3]."""
+    num = NUM if config.num is None else config.num
+    return np.concatenate(list(sample.drawn(config, run, num)))[:num]
+
+
+def read(config: EvaluateConfig, run: runs.Trained) -> np.ndarray:
+    """The images of --samples, uint8 [num, h, w, 3].
+
+    Raises:
+      UserError: when they cannot be read, are too few, or have another size than the run's.
+    """
+    path, size = Path(str(config.samples)).expanduser(), run.config.data.image_size
+    try:
+        images = _read_npz(path) if path.suffix == ".npz" else _read_folder(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"--samples {path} cannot be read ({' '.join(str(error).split())}): give a FILE.npz or "
+            "a folder of PNGs, as experiments.sample writes them"
+        ) from None
+    if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
+        raise UserError(
+            f"--samples {path} holds {images.dtype} {list(images.shape)}: expected uint8 "
+            f"[n, {size}, {size}, 3], as the images of the run"
+        )
+    num = len(images) if config.num is None else config.num
+    if not FEWEST <= num <= len(images):
+        raise UserError(
+            f"--samples {path} holds {len(images)} images: expected {max(num, FEWEST)} or more"
+        )
+    return images[:num]
+
+
+def _read_npz(path: Path) -> np.ndarray:
+    with path.open("rb") as file, np.load(file) as arrays:
+        return arrays["images"]
+
+
+def _read_folder(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    images = []
+    for file in sorted(path.glob("*.png")):
+        with Image.open(file) as image:
+            images.append(np.asarray(image.convert("RGB")))
+    if not images:
+        raise ValueError("no PNG in it" if path.is_dir() else "no such folder")
+    return np.stack(images)
+
+
+def default_out(config: EvaluateConfig, run: runs.Trained) -> Path:
+    """DIR/evaluations/STEP-METHOD-KEY.json; other settings have another key."""
+    how = f"{config.method}{config.steps}" if config.samples is None else "files"
+    key = ingest.key(dataclasses.replace(config, workdir=""))
+    return Path(config.workdir) / "evaluations" / f"{run.step:07d}-{how}-{key}.json"
+
+
+def describe(
+    config: EvaluateConfig,
+    subject: Subject,
+    grid: np.ndarray | None,
+    results: dict[str, Any],
+    out: Path,
+) -> dict[str, Any]:
+    """The record of a call."""
+    run, measured = subject.run, "samples" in vars(subject)
+    record: dict[str, Any] = {
+        "metrics": results,
+        "notes": subject.notes,
+        "config": dataclasses.asdict(config),
+        "run": {
+            "workdir": config.workdir,
+            "checkpoint": run.step,
+            "weights": config.weights,
+            "image_size": run.config.data.image_size,
+        },
+    }
+    if measured:
+        record["samples"] = {
+            "num": len(subject.samples),
+            "sha256": references.pixel_hash(subject.samples),
+            "from": config.samples or "the run",
+        }
+    if measured and grid is not None:
+        record["sampler"] = {
+            "method": config.method,
+            "eta": config.eta if config.method == "ddim" else 1.0,
+            "steps": config.steps,
+            "spacing": config.spacing,
+            "seed": config.seed,
+            "kind": run.config.diffusion.kind,
+            "grid": grid.tolist(),
+        }
+    if "features" in vars(subject):
+        network = subject.network
+        record["network"] = {
+            "name": network.name,
+            "features": network.dims,
+            "resize": network.resize,
+            "weights_sha256": network.weights,
+        }
+        record["reference"] = subject.reference().recipe
+    return record | {
+        "files": {"record": str(out)} | subject.files,
+        "seconds": {name: round(value, 2) for name, value in subject.seconds.items()},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": runs.versions(),
+        "device": f"{jax.default_backend()}: {jax.local_devices()[0].device_kind}",
+    }
+
+
+EXCLUSIVE = [("--samples", flag) for flag in ("--steps", "--method", "--eta", "--spacing")]
+
+if __name__ == "__main__":
+    cli.run(evaluate, EvaluateConfig, exclusive=EXCLUSIVE)

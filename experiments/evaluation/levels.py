@@ -1,0 +1,50 @@
+"""The validation loss at each noise level.
+
+The loss of training is a mean over all levels, in which what happens at a few of them is lost. Here
+every held-out image meets every level, always with the same noise, so that two checkpoints, or two
+networks of one kind, can be compared level by level.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import previews, runs
+
+
+class Level(NamedTuple):
+    """The loss at one noise level.
+
+    Attributes:
+      t: the time, in 1..T.
+      log_snr: how much is left of the image, log(alpha_bar / (1 - alpha_bar)).
+      loss: mean over the images, in the run's kind and norm, not weighted.
+      std_error: of that mean.
+    """
+
+    t: int
+    log_snr: float
+    loss: float
+    std_error: float
+
+
+def loss_per_level(run: runs.Trained, images: np.ndarray, *, count: int = 21) -> list[Level]:
+    """The loss at evenly spaced times from 1 to T.
+
+    Args:
+      run: from `runs.restore`.
+      images: uint8 [n, h, w, 3], not seen in training.
+      count: number of levels.
+    Returns:
+      The levels, t rising; fewer where T has fewer.
+    """
+    losses = previews.make_losses(run.config, run.model, run.schedule)
+    eps, n = previews.fixed_noise(images), len(images)
+    times = np.unique(np.linspace(1, run.schedule.num_steps, count).round().astype(np.int32))
+    levels = []
+    for t in times:
+        values = losses(run.variables, images, np.full(n, t, np.int32), eps).astype(np.float64)
+        error = values.std(ddof=1) / n**0.5 if n > 1 else 0.0
+        log_snr = float(run.schedule.log_snr[t])
+        levels.append(Level(int(t), log_snr, float(values.mean()), float(error)))
+    return levels

@@ -1,0 +1,196 @@
+"""What `experiments.evaluate` can measure, by name.
+
+A metric takes a `Subject` and returns named results for the record. Samples, features and
+reference are computed when the first metric asks for them, and once.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import runs
+from experiments.evaluation import kid, levels, manifolds, networks, pictures, references
+from experiments.evaluation.frechet import Statistics, frechet, statistics
+
+NEIGHBOURS = 5
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+class Subject:
+    """A run, its images, its samples, and what was computed from them so far.
+
+    Attributes:
+      run: the trained network.
+      splits: the run's images.
+      network: what makes features; loaded when needed.
+      seed: of what a metric draws.
+      notes: what the reader of the results should know.
+      files: pictures that were written.
+      seconds: what took how long.
+    """
+
+    def __init__(
+        self,
+        run: runs.Trained,
+        splits: references.Splits,
+        *,
+        samples: Callable[[], np.ndarray],
+        network: Callable[[], networks.FeatureNetwork],
+        split: str,
+        stem: Path,
+        seed: int,
+    ):
+        self.run, self.splits, self.seed = run, splits, seed
+        self.notes: list[str] = []
+        self.files: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+        self._samples, self._network, self._split, self._stem = samples, network, split, stem
+        self._references: dict[str, references.Reference] = {}
+        self._inner = 0.0
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Adds the time spent inside to `seconds`, without that of others timed inside."""
+        outer, self._inner, began = self._inner, 0.0, time.perf_counter()
+        yield
+        spent = time.perf_counter() - began
+        self.seconds[name] = self.seconds.get(name, 0.0) + spent - self._inner
+        self._inner = outer + spent
+
+    @functools.cached_property
+    def samples(self) -> np.ndarray:
+        """uint8 [n, h, w, 3]."""
+        with self.timed("samples"):
+            return self._samples()
+
+    @functools.cached_property
+    def network(self) -> networks.FeatureNetwork:
+        return self._network()
+
+    @functools.cached_property
+    def features(self) -> np.ndarray:
+        """Of the samples, float32 [n, dims]."""
+        samples, network = self.samples, self.network
+        with self.timed("features of samples"):
+            return networks.features(network, samples, what="features of samples")
+
+    @functools.cached_property
+    def statistics(self) -> Statistics:
+        return statistics(self.features)
+
+    def reference(self, split: str | None = None) -> references.Reference:
+        """Features of real images; of the split that was asked for when none is named."""
+        split = split or self._split
+        if split not in self._references:
+            with self.timed("features of reference"):
+                self._references[split] = references.reference(self.network, self.splits, split)
+        return self._references[split]
+
+    def file(self, name: str) -> Path:
+        """Where a picture of this name goes."""
+        path = self._stem.with_name(f"{self._stem.name}-{name}.png")
+        self.files[name] = str(path)
+        return path
+
+
+def frechet_metric(subject: Subject) -> dict[str, Any]:
+    """The Frechet distance between samples and reference."""
+    ours, theirs = subject.statistics, subject.reference().statistics
+    found, dims = frechet(ours, theirs), subject.network.dims
+    label = subject.network.label("FD")
+    for name, count, rank in (
+        ("samples", ours.count, found.ranks[0]),
+        ("images of the reference", theirs.count, found.ranks[1]),
+    ):
+        if rank < dims:
+            note = f"{label}: the covariance of {count} {name} is singular, rank {rank} of {dims}"
+            few = "; of so few images the distance is above the one that more would give"
+            subject.notes.append(note + (few if count <= dims else ""))
+    return {
+        label: {
+            "value": found.distance,
+            "num_samples": ours.count,
+            "num_reference": theirs.count,
+            "rank_samples": found.ranks[0],
+            "rank_reference": found.ranks[1],
+        }
+    }
+
+
+def kid_metric(subject: Subject) -> dict[str, Any]:
+    """The kernel distance between samples and reference."""
+    found = kid.kid(subject.features, subject.reference().features, seed=subject.seed)
+    numbers = {"value": found.mean, "std": found.std, "blocks": found.blocks}
+    return {subject.network.label("KID"): numbers | {"block_size": found.size}}
+
+
+def precision_recall_metric(subject: Subject, k: int = 3) -> dict[str, Any]:
+    """Precision and recall for equally many samples and images of the reference."""
+    ours, theirs = subject.features, subject.reference().features
+    # The order of both is without meaning, so the first ones are a fair part.
+    n = min(len(ours), len(theirs))
+    found = manifolds.precision_recall(theirs[:n], ours[:n], k=k)
+    about = {"k": k, "num_samples": n, "num_reference": n}
+    label = subject.network.label
+    return {label(name): {"value": value} | about for name, value in found._asdict().items()}
+
+
+def neighbours_metric(subject: Subject) -> dict[str, Any]:
+    """How near samples come to training images, beside how near held-out images do."""
+    training, images = subject.reference("train").features, subject.splits.images["train"]
+    k = min(NEIGHBOURS, len(training))
+    found = manifolds.nearest(subject.features, training, k)
+    real = manifolds.nearest(subject.reference("holdout").features, training, 1)
+    label = subject.network.label("distance to the nearest training image")
+    picture = subject.file("neighbours")
+    shown = pictures.save_neighbours(picture, subject.samples, images, found)
+    ours, theirs = found.distances[:, 0], real.distances[:, 0]
+    pictures.save_histogram(subject.file("distances"), ours, theirs, label)
+    return {
+        label: {
+            "quantiles": list(QUANTILES),
+            "samples": np.quantile(ours, QUANTILES).tolist(),
+            "held_out": np.quantile(theirs, QUANTILES).tolist(),
+            "num_samples": len(ours),
+            "num_held_out": len(theirs),
+            "num_training": len(training),
+            "shown_samples": shown,
+            "shown_training": found.indices[shown].tolist(),
+        }
+    }
+
+
+def validation_loss_metric(subject: Subject) -> dict[str, Any]:
+    """The loss on held-out images at each noise level."""
+    run, images = subject.run, subject.splits.images["holdout"]
+    found = levels.loss_per_level(run, images)
+    columns = {name: [getattr(level, name) for level in found] for name in levels.Level._fields}
+    about = {"kind": run.config.diffusion.kind, "norm": run.config.diffusion.norm}
+    return {"validation loss per noise level": about | {"num_images": len(images)} | columns}
+
+
+class Metric(NamedTuple):
+    """How something is measured.
+
+    Attributes:
+      measure: ``measure(subject)``, named results for the record.
+      features: whether it asks for the feature network.
+    """
+
+    measure: Callable[[Subject], dict[str, Any]]
+    features: bool = True
+
+
+METRICS: dict[str, Metric] = {
+    "frechet": Metric(frechet_metric),
+    "kid": Metric(kid_metric),
+    "precision_recall": Metric(precision_recall_metric),
+    "neighbours": Metric(neighbours_metric),
+    "validation_loss": Metric(validation_loss_metric, features=False),
+}
+"""Every metric, in the order of the record."""

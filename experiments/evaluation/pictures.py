@@ -1,0 +1,66 @@
+"""Pictures of an evaluation: samples beside the training images nearest to them, and distances."""
+
+from pathlib import Path
+
+import numpy as np
+
+from experiments import writer
+from experiments.evaluation.manifolds import Neighbours
+
+ROWS = 10
+SAMPLES, REAL = "#c2410c", "#5b7fa6"
+
+
+def save_neighbours(
+    path: Path, samples: np.ndarray, training: np.ndarray, found: Neighbours
+) -> list[int]:
+    """Rows of a sample and its nearest training images, from the closest pair to the farthest.
+
+    Args:
+      path: of the PNG.
+      samples: uint8 [n, h, w, 3].
+      training: uint8 [m, h, w, 3].
+      found: the neighbours of each sample.
+    Returns:
+      Which samples are shown, from top to bottom: evenly spaced in the order of distances.
+    """
+    order = np.argsort(found.distances[:, 0], kind="stable")
+    shown = order[np.linspace(0, len(order) - 1, min(ROWS, len(order))).round().astype(int)]
+    left = writer.grid(samples[shown], 1)
+    indices = found.indices[shown]
+    right = writer.grid(training[indices.ravel()], indices.shape[1])
+    gap = np.full((len(left), samples.shape[2] // 2, 3), 255, np.uint8)
+    zoom = max(1, 96 // samples.shape[1])
+    writer.save_png(path, np.concatenate([left, gap, right], 1), zoom)
+    return shown.tolist()
+
+
+def save_histogram(path: Path, samples: np.ndarray, held_out: np.ndarray, axis_label: str) -> None:
+    """How far samples, and real images that were held out, are from the nearest training image.
+
+    Args:
+      path: of the PNG.
+      samples: distances, [n].
+      held_out: distances, [m].
+      axis_label: what the distances are.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axis = figure.subplots()
+    bins = np.linspace(0, 1.02 * max(samples.max(), held_out.max(), 1e-12), 41).tolist()
+    for values, name, colour in (
+        (samples, "samples", SAMPLES),
+        (held_out, "held-out images", REAL),
+    ):
+        weights = np.full(len(values), 1 / len(values))
+        label = f"{name} (N = {len(values)})"
+        axis.hist(values, bins, weights=weights, color=colour, alpha=0.55, label=label)
+    axis.set_xlabel(axis_label)
+    axis.set_ylabel("share")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    FigureCanvasAgg(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
