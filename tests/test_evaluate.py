@@ -12,6 +12,7 @@ from experiments import evaluate, sample
 from experiments.evaluation import frechet, kid, manifolds, networks, references
 from experiments.evaluation.metrics import METRICS
 from tests import tiny
+from tests.test_cli import assert_mistake
 from tests.test_feature_networks import random_weights, saved
 
 root = tiny.root
@@ -317,11 +318,7 @@ def test_a_mistake_is_one_line_and_2_and_leaves_nothing(words, trained, tmp_path
     before = sorted(tmp_path.iterdir())
     flags = words.split() if "--out" in words else [*words.split(), "--out", "new/a.json"]
     finished = run(trained, *flags)
-    assert finished.code == 2
-    assert finished.err.startswith("error: ")
-    assert finished.err.count("\n") == 1
-    for part in MISTAKES[words]:
-        assert part in finished.err
+    assert_mistake(finished, *MISTAKES[words])
     assert finished.out == ""
     assert not list((tmp_path / "new").glob("*"))
     assert sorted(path for path in tmp_path.iterdir() if path.name != "new") == before
@@ -330,9 +327,7 @@ def test_a_mistake_is_one_line_and_2_and_leaves_nothing(words, trained, tmp_path
 def test_a_record_that_cannot_be_written(trained, tmp_path):
     (tmp_path / "a.json").mkdir()
     flags = ["--metrics", "validation_loss", "--out", tmp_path / "a.json"]
-    finished = run(trained, *flags)
-    assert finished.code == 2
-    assert "a.json cannot be written" in finished.err
+    assert_mistake(run(trained, *flags), "a.json cannot be written")
 
 
 def test_help_lists_the_flags(trained):
