@@ -169,7 +169,6 @@ def train_step(
     if axis_name is not None:
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
     t_key, eps_key, dropout_key = jax.random.split(key, 3)
-    dropout_key = _cheap(dropout_key)
     t = jax.random.randint(t_key, x0.shape[:1], 1, schedule.num_steps + 1)
     eps = jax.random.normal(eps_key, x0.shape)
 

@@ -21,8 +21,9 @@ ONE = ((1, 1), (1, 1))
 LAYERS = [  # image, kernel, strides, padding, transposed, its form
     ((2, 5, 3, 4), (1, 1, 4, 6), (1, 1), "SAME", False, "pointwise"),
     ((2, 5, 3, 4), (1, 1, 4, 6), (2, 2), "SAME", False, "direct"),
-    ((4, 16, 12, 18), (3, 3, 18, 20), (1, 1), "SAME", False, "winograd"),
-    ((2, 4, 64, 40), (3, 3, 40, 20), (1, 1), ONE, False, "winograd"),
+    ((4, 16, 16, 18), (3, 3, 18, 20), (1, 1), "SAME", False, "winograd"),
+    ((4, 4, 64, 40), (3, 3, 40, 20), (1, 1), ONE, False, "winograd"),
+    ((1, 32, 32, 16), (3, 3, 16, 4400), (1, 1), ONE, False, "winograd"),
     ((2, 15, 64, 40), (3, 3, 40, 20), (1, 1), ONE, False, "direct"),
     ((2, 8, 8, 3), (3, 3, 3, 5), (1, 1), "SAME", False, "direct"),
     ((1, 4, 4, 3), (3, 3, 3, 64), (1, 1), "SAME", False, "columns"),
@@ -36,7 +37,9 @@ LAYERS = [  # image, kernel, strides, padding, transposed, its form
     ((2, 8, 8, 3), (3, 3, 3, 4), (2, 2), ((0, 1), (0, 1)), False, "direct"),
     ((2, 9, 6, 2), (3, 3, 2, 3), (1, 1), ((2, 0), (0, 3)), False, "direct"),
     ((2, 4, 3, 4), (4, 4, 4, 6), (2, 2), "SAME", True, "phases"),
-    ((1, 1, 1, 4), (4, 4, 4, 6), (2, 2), "SAME", True, "phases"),
+    ((1, 1, 2, 2), (4, 4, 2, 3), (2, 2), "SAME", True, "phases"),
+    ((1, 1, 1, 4), (4, 4, 4, 6), (2, 2), "SAME", True, "taps"),
+    ((1, 3, 5, 16), (4, 4, 16, 12), (2, 2), "SAME", True, "taps"),
     ((2, 4, 3, 4), (3, 3, 4, 6), (2, 2), "SAME", True, "direct"),
 ]
 

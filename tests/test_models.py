@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxddim.models import MLP, SimpleUNet, UNet
+from jaxddim.models import MLP, SimpleUNet, UNet, unet
 from jaxddim.models.embedding import sinusoidal
 from jaxddim.models.norm import BatchNorm, GroupNorm
 from jaxddim.models.simple_unet import Block
@@ -506,6 +506,16 @@ def test_dropout_acts_in_training_only(small):
     np.testing.assert_array_equal(train(jax.random.key(0))[0], first)
     assert np.abs(train(jax.random.key(1))[0] - first).max() > 1e-2
     assert np.abs(apply(variables, x, index) - first).max() > 1e-2
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_keeps_its_share_and_the_mean(rate):
+    dropped = unet._dropout(jax.random.key(0), jnp.ones((3, 101, 333)), rate)  # odd size
+    assert abs(float(jnp.mean(dropped == 0)) - rate) < 5e-3
+    values = np.unique(dropped)
+    np.testing.assert_allclose(values, [0, 1 / (1 - rate)], rtol=1e-4)
+    first, second = dropped.reshape(-1)[:-1:2] == 0, dropped.reshape(-1)[1::2] == 0
+    assert abs(float(jnp.mean(first & second)) - rate**2) < 5e-3  # halves of the same words
 
 
 def test_without_dropout_training_equals_inference(small):

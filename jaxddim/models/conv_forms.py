@@ -16,6 +16,8 @@ phases          the transposed 4x4 convolution with stride 2: an output pixel se
                     y[2 j - 1 + a] = sum_{s = 0, 1} x[j - 1 + s] k[2 s + 1 - a],   a = 0, 1,
 
                 and columns alike: one product `[n, 4 c] [4 c, 4 d]` computes all phases.
+taps            the same convolution of wide layers on few pixels: one product a tap, `[n, c] [c, d]`,
+                with the kernel as it is; then rows 2 i and 2 i + 1 are each the sum of two of them.
 
 All are exact: they add the same products, in another order, or products of sums (winograd). Their
 float32 error relative to float64 is at most 1.4 times that of the direct form, and Winograd's 2.5
@@ -25,6 +27,7 @@ F, G and H are a convolution and its gradients, see `conv.py`.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -96,6 +99,26 @@ def _phases(layer: Layer, x: jax.Array, k: jax.Array) -> jax.Array:
     return y.reshape(b, 2 * h + 2, 2 * w + 2, -1)[:, 1:-1, 1:-1]
 
 
+def _taps(layer: Layer, x: jax.Array, k: jax.Array) -> jax.Array:
+    (b, h, w, c), d = x.shape, k.shape[3]
+    pixels = x.reshape(-1, c)
+    taps = [pixels @ tap for tap in lax.split(k.reshape(16 * c, d), [c] * 16)]
+    taps = [tap.reshape(b, h, w, d) for tap in taps]
+
+    def interleave(
+        taps: list[jax.Array], axis: int
+    ) -> jax.Array:  # rows or columns 2 i and 2 i + 1
+        def shift(tap: jax.Array, by: int) -> jax.Array:
+            pads = [(by, -by, 0) if i == axis else (0, 0, 0) for i in range(tap.ndim)]
+            return lax.pad(tap, jnp.zeros((), tap.dtype), pads)
+
+        even, odd = taps[2] + shift(taps[0], 1), taps[1] + shift(taps[3], -1)
+        return jnp.stack([even, odd], axis + 1)
+
+    rows = [interleave(taps[i : i + 4], 2) for i in range(0, 16, 4)]
+    return interleave(rows, 1).reshape(b, 2 * h, 2 * w, d)
+
+
 def _space_to_depth(layer: Layer, x: jax.Array, k: jax.Array) -> jax.Array:
     (sh, sw), (kh, kw, c, d) = layer.strides, k.shape
     x = jnp.pad(x, ((0, 0), *layer.pads, (0, 0)))
@@ -151,6 +174,10 @@ def _winograd_kernel(layer: Layer, x: jax.Array, y: jax.Array) -> jax.Array:
     return winograd.kernel_gradient(x, y)
 
 
+def _direct_input(layer: Layer, y: jax.Array, k: jax.Array) -> jax.Array:
+    return gradient(direct, 0, layer, y, k)
+
+
 def _space_to_depth_input(layer: Layer, y: jax.Array, k: jax.Array) -> jax.Array:
     return gradient(_space_to_depth, 0, layer, y, k)
 
@@ -175,10 +202,15 @@ def _divides(layer: Layer) -> bool:
     return not layer.transposed and max(layer.strides) > 1 and even
 
 
-def _is_many_tiles(layer: Layer) -> bool:
-    (b, h, w, c), d = layer.x, layer.kernel[3]
+def _is_wide_doubling(layer: Layer) -> bool:
+    return _is_doubling(layer) and math.prod(layer.x[:3]) <= math.prod(layer.kernel[2:]) // 8
+
+
+def _is_many_tiles(layer: Layer, kernel: float) -> bool:
+    """Whether Winograd's form applies, to a kernel of at most so many bytes once transformed."""
+    (b, h, w, _), (c, d) = layer.x, layer.kernel[2:]
     fits = layer.strides == (1, 1) and h % 4 == w % 4 == 0 and layer.precise
-    enough = min(c, d) >= 16 and b * h * w // 16 >= max(c, d) // 2
+    enough = min(c, d) >= 16 and b * h * w // 16 >= 64 and 36 * 4 * c * d <= kernel
     padded_by_one = not layer.transposed and layer.pads == [(1, 1), (1, 1)]
     return layer.kernel[:2] == (3, 3) and fits and padded_by_one and enough
 
@@ -201,14 +233,19 @@ PLAIN = Form(lambda layer: True, direct)
 
 FORMS: tuple[Form, ...] = (
     Form(_is_pointwise, _pointwise),
+    Form(_is_wide_doubling, _taps),
     Form(_is_doubling, _phases),
-    Form(_is_many_tiles, _winograd, _winograd_input, _winograd_kernel),
+    Form(partial(_is_many_tiles, kernel=10e6), _winograd, _winograd_input, _winograd_kernel),
+    Form(partial(_is_many_tiles, kernel=20e6), _winograd, _direct_input, _winograd_kernel),
     Form(partial(_is_wide, times=4), direct, _columns_input, _columns_kernel),
     Form(_is_wide, direct, _columns_input),
     Form(_divides, direct, _space_to_depth_input),
     PLAIN,
 )
-"""The first that applies is taken. `python -m benchmarks.convs` measures whether it should."""
+"""The first that applies is taken. `python -m benchmarks.convs` measures whether it should.
+
+Winograd's input gradient is left to XLA where it would have to transpose a large kernel.
+"""
 
 
 def choose(layer: Layer) -> Form:

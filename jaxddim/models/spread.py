@@ -22,16 +22,12 @@ def _total(x: jax.Array) -> jax.Array:
 
 
 def _total_cpu(x: jax.Array) -> jax.Array:
-    b, c, width = x.shape[0], x.shape[-1], x.shape[-2] if x.ndim > 2 else 1
-    rows = x.reshape(-1, width, c)
-    ones = jnp.ones((len(rows), 1, width), x.dtype)
-    sums = lax.dot_general(
-        ones,
-        rows,
-        (((2,), (1,)), ((0,), (0,))),
-        preferred_element_type=jnp.promote_types(x.dtype, "f4"),
-    )
-    return jnp.sum(sums.reshape(b, -1, c), 1).astype(x.dtype)
+    rows = tuple(range(x.ndim - 2))
+    ones = jnp.ones((*x.shape[:-2], 1, x.shape[-2]), x.dtype)
+    contract = ((x.ndim - 1,), (x.ndim - 2,))
+    wide = jnp.promote_types(x.dtype, "f4")
+    sums = lax.dot_general(ones, x, (contract, (rows, rows)), preferred_element_type=wide)
+    return jnp.sum(sums, range(1, x.ndim - 1)).astype(x.dtype)
 
 
 def _spread(v: jax.Array, *, space: tuple[int, ...]) -> jax.Array:
