@@ -2,9 +2,10 @@
 
 Three words: a `Schedule` says how much noise there is at time t; a denoiser answers
 an image with a `Prediction` (x0, eps); a step turns that into a `Gaussian`.
-Networks live in `jaxddim.models`.
+Networks live in `jaxddim.models`, likelihoods in `jaxddim.likelihood`.
 """
 
+from jaxddim import likelihood
 from jaxddim.forward import q_posterior, q_sample, q_step
 from jaxddim.grids import timesteps
 from jaxddim.latents import decode, encode, interpolate, slerp
@@ -79,6 +80,7 @@ __all__ = [
     "interpolate",
     "jit_step",
     "jsd",
+    "likelihood",
     "linear",
     "min_snr",
     "p2",

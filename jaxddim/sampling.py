@@ -78,7 +78,7 @@ def integrate(
         raise ValueError(f"keep must lie in 0..{S + 1} for {S} steps, got {keep}")
     x = jnp.asarray(x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    keys = _example_keys(key, x.shape[0])
+    keys = example_keys(key, x.shape[0])
     kept = np.round(np.linspace(S, 0, keep)).astype(int)[::-1]
     slots = np.full(S, keep)  # where the state before step i goes; `keep` is nowhere
     for slot, i in enumerate(kept):
@@ -115,7 +115,7 @@ def draw(keys: jax.Array, gaussian: Gaussian, t: jax.Array) -> jax.Array:
     return mean + std * noise(keys)
 
 
-def _example_keys(key: jax.Array, batch: int, first_index: int | jax.Array = 0) -> jax.Array:
+def example_keys(key: jax.Array, batch: int, first_index: int | jax.Array = 0) -> jax.Array:
     """[b] keys: ``fold_in(key, first_index + i)``, or the keys themselves when [b] were given."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
@@ -160,7 +160,7 @@ def sample(
       >>> sample(jax.random.key(0), denoise_fn, schedule, grid, (2, 4, 4, 3)).shape
       (2, 4, 4, 3)
     """
-    keys = _example_keys(key, shape[0], first_index)
+    keys = example_keys(key, shape[0], first_index)
     # t = 0 is never left while sampling, so its fold is free for x_T
     unit = Gaussian(jnp.zeros(shape), jnp.ones(()))
     x_T = draw(keys, unit, jnp.int32(0))
