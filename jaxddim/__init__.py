@@ -2,10 +2,11 @@
 
 Three words: a `Schedule` says how much noise there is at time t; a denoiser answers
 an image with a `Prediction` (x0, eps); a step turns that into a `Gaussian`.
-Networks live in `jaxddim.models`, likelihoods in `jaxddim.likelihood`.
+Networks live in `jaxddim.models`, likelihoods in `jaxddim.likelihood`, and the discrete
+(multinomial) process with its own functions in `jaxddim.discrete`.
 """
 
-from jaxddim import likelihood
+from jaxddim import discrete, likelihood
 from jaxddim.forward import q_posterior, q_sample, q_step
 from jaxddim.grids import timesteps
 from jaxddim.latents import decode, encode, interpolate, slerp
@@ -69,6 +70,7 @@ __all__ = [
     "ddpm_step",
     "decode",
     "diffusion_loss",
+    "discrete",
     "encode",
     "from_alpha_bar",
     "from_betas",
