@@ -16,8 +16,8 @@ phases          the transposed 4x4 convolution with stride 2: an output pixel se
                     y[2 j - 1 + a] = sum_{s = 0, 1} x[j - 1 + s] k[2 s + 1 - a],   a = 0, 1,
 
                 and columns alike: one product `[n, 4 c] [4 c, 4 d]` computes all phases.
-taps            the same convolution of wide layers on few pixels: one product a tap, `[n, c] [c, d]`,
-                with the kernel as it is; then rows 2 i and 2 i + 1 are each the sum of two of them.
+taps            the same for wide layers on few pixels: one product a tap, `[n, c] [c, d]`, with the
+                kernel as it is; rows 2 i and 2 i + 1 are then each the sum of two of them.
 
 All are exact: they add the same products, in another order, or products of sums (winograd). Their
 float32 error relative to float64 is at most 1.4 times that of the direct form, and Winograd's 2.5
@@ -105,9 +105,7 @@ def _taps(layer: Layer, x: jax.Array, k: jax.Array) -> jax.Array:
     taps = [pixels @ tap for tap in lax.split(k.reshape(16 * c, d), [c] * 16)]
     taps = [tap.reshape(b, h, w, d) for tap in taps]
 
-    def interleave(
-        taps: list[jax.Array], axis: int
-    ) -> jax.Array:  # rows or columns 2 i and 2 i + 1
+    def interleave(taps: list[jax.Array], axis: int) -> jax.Array:  # 2 i and 2 i + 1
         def shift(tap: jax.Array, by: int) -> jax.Array:
             pads = [(by, -by, 0) if i == axis else (0, 0, 0) for i in range(tap.ndim)]
             return lax.pad(tap, jnp.zeros((), tap.dtype), pads)
