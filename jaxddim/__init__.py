@@ -9,6 +9,7 @@ Networks live in `jaxddim.models`, likelihoods in `jaxddim.likelihood`, and the 
 from jaxddim import discrete, likelihood
 from jaxddim.forward import q_posterior, q_sample, q_step
 from jaxddim.grids import timesteps
+from jaxddim.langevin import corrector, langevin_step
 from jaxddim.latents import decode, encode, interpolate, slerp
 from jaxddim.losses import diffusion_loss, min_snr, p2
 from jaxddim.predictions import (
@@ -64,6 +65,7 @@ __all__ = [
     "compiled",
     "compiler_options",
     "const",
+    "corrector",
     "cosine",
     "create_state",
     "ddim_step",
@@ -82,6 +84,7 @@ __all__ = [
     "interpolate",
     "jit_step",
     "jsd",
+    "langevin_step",
     "likelihood",
     "linear",
     "min_snr",

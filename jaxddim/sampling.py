@@ -9,12 +9,17 @@ from ``fold_in(key_i, t)``, where ``key_i = fold_in(key, i)``. Hence image i doe
 depend on the size of the batch, and a run that is stopped at some time of its grid
 and taken up again there draws the same noise as one that was not.
 
+A grid may come back to a time, or stay at it, as Langevin dynamics does: the transition that
+leaves t for the (n + 1)th time draws from ``fold_in(key_i, t + n (T + 1))``, noise of its own.
+Several steps in the place of one, as `corrector` makes them, stand for a grid in which each time
+is repeated: all but the last stay where they are.
+
 Sampling, and with it encoding (the grid reversed), decoding and interpolation in `latents`, are all
 this loop.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +41,7 @@ def integrate(
     timesteps: jax.Array,
     x: jax.Array,
     *,
-    step: StepFn = ddim_step,
+    step: StepFn | Sequence[StepFn] = ddim_step,
     keep: int = 0,
 ) -> tuple[jax.Array, Trajectory | None]:
     """Follows the grid from ``timesteps[0]`` to ``timesteps[-1]``.
@@ -50,15 +55,17 @@ def integrate(
       timesteps: int32 [S+1]; the order of the times is the order of the steps.
       x: images at time ``timesteps[0]``, [b, *d].
       step: `ddim_step`, `ddpm_step`, either with its options bound by functools.partial, or
-        anything of the same signature.
+        anything of the same signature. Or several steps, such as `corrector` returns: they follow
+        one another at each time t of the grid, each with a prediction of its own; all but the last
+        are called with s = t, and the last one leaves.
       keep: how many evenly spaced snapshots to return, the first of them x itself and the last
         the result (keep = 1: only the result). Memory grows with keep, not with S.
     Returns:
       The images at time ``timesteps[-1]``, [b, *d] float32, and a Trajectory of keep snapshots
       (None when keep is 0).
     Raises:
-      ValueError: when the grid is not a vector of at least 2 times, or keep does not lie in
-        0..S+1.
+      ValueError: when the grid is not a vector of at least 2 times, keep does not lie in 0..S+1,
+        or there is no step.
     Source: arXiv 2010.02502, section 4.2.
     Example:
       >>> import jaxddim
@@ -76,29 +83,41 @@ def integrate(
     S = timesteps.size - 1
     if not 0 <= keep <= S + 1:
         raise ValueError(f"keep must lie in 0..{S + 1} for {S} steps, got {keep}")
+    steps = (step,) if callable(step) else tuple(step)
+    if not steps:
+        raise ValueError("step must be a step or a sequence of at least one, got an empty one")
     x = jnp.asarray(x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     keys = example_keys(key, x.shape[0])
     kept = np.round(np.linspace(S, 0, keep)).astype(int)[::-1]
-    slots = np.full(S, keep)  # where the state before step i goes; `keep` is nowhere
+    slots = np.full((S, len(steps)), keep)  # where the state before a step goes; `keep` is nowhere
     for slot, i in enumerate(kept):
         if i < S:
-            slots[i] = slot
+            slots[i, 0] = slot
 
     def body(carry, inputs):
         x, snapshots = carry
-        t, s, slot = inputs
+        t, s, slot, number, which = inputs
         prediction = denoise_fn(x, t)
         if keep:
             pair = x, prediction.x0
             snapshots = jax.tree.map(
                 lambda all_, one: all_.at[slot].set(one, mode="drop"), snapshots, pair
             )
-        mean, std = step(schedule, x, prediction, t, s)
-        return (draw(keys, Gaussian(mean, std), t).astype(x.dtype), snapshots), None
+
+        def move(step):
+            mean, std = step(schedule, x, prediction, t, s)
+            return draw(keys, Gaussian(mean, std), number).astype(x.dtype)
+
+        moves = [functools.partial(move, step) for step in steps]
+        return (lax.switch(which, moves), snapshots), None
 
     empty = jnp.zeros((keep, *x.shape), x.dtype)
-    inputs = timesteps[:-1], timesteps[1:], jnp.asarray(slots, jnp.int32)
+    t = jnp.repeat(timesteps[:-1], len(steps))
+    s = jnp.append(t[1:], timesteps[-1])
+    number = t + (schedule.num_steps + 1) * _visits(t)
+    which = np.tile(np.arange(len(steps)), S)
+    inputs = t, s, jnp.asarray(slots.ravel(), jnp.int32), number, which
     (x, snapshots), _ = lax.scan(body, (x, (empty, empty) if keep else None), inputs)
     if not keep:
         return x, None
@@ -106,12 +125,20 @@ def integrate(
     return x, Trajectory(xs, x0s, timesteps[kept])
 
 
-def draw(keys: jax.Array, gaussian: Gaussian, t: jax.Array) -> jax.Array:
-    """One draw an example, from ``fold_in(keys[i], t)``; just the mean for a constant std of 0."""
+def _visits(times: jax.Array) -> jax.Array:
+    """How often each time stood in the vector before: 0, 1, 2, .. for one that is repeated."""
+    order = jnp.argsort(times)
+    ordered = times[order]
+    before = jnp.arange(times.size) - jnp.searchsorted(ordered, ordered)
+    return jnp.zeros_like(times).at[order].set(before.astype(times.dtype))
+
+
+def draw(keys: jax.Array, gaussian: Gaussian, number: jax.Array) -> jax.Array:
+    """One draw an example, from ``fold_in(keys[i], number)``; the mean for a constant std of 0."""
     mean, std = gaussian
     if isinstance(std, (float, np.ndarray)) and std == 0:
         return mean
-    noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, t), mean.shape[1:]))
+    noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), mean.shape[1:]))
     return mean + std * noise(keys)
 
 
@@ -131,7 +158,7 @@ def sample(
     timesteps: jax.Array,
     shape: tuple[int, ...],
     *,
-    step: StepFn = ddim_step,
+    step: StepFn | Sequence[StepFn] = ddim_step,
     first_index: int | jax.Array = 0,
 ) -> jax.Array:
     """Images from pure noise.

@@ -85,6 +85,18 @@ def test_every_step_and_every_image_draws_fresh_standard_normal_noise():
     assert np.abs(together).max() < 0.9  # nor is x_T
 
 
+@pytest.mark.parametrize("grid", [[7] * 9, [9, 9, 5, 9, 5, 5, 1, 0, 1, 0]])
+def test_a_grid_that_stays_at_a_time_or_comes_back_to_it_draws_fresh_noise(grid):
+    x = jnp.zeros((4, 60))
+    run = functools.partial(jaxddim.integrate, KEY, DENOISE, SCHEDULE, step=pure_noise_step)
+    noise = np.asarray(run(jnp.array(grid), x, keep=len(grid))[1].x[1:]).reshape(-1, 60)
+    correlation = np.corrcoef(noise) - np.eye(len(noise))
+    assert np.abs(correlation).max() < 0.7
+    once, _ = run(jnp.array([9, 5]), x)
+    same, _ = run(jnp.array([12, 9, 5]), x)
+    np.testing.assert_array_equal(once, same)  # the first visit's noise is that of its time
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_the_last_step_draws_nothing(step):
     ends = [compiled(step)(jax.random.key(k), GRID[-2:], X_T)[0] for k in range(2)]
