@@ -106,13 +106,13 @@ def stop_signals() -> Iterator[list[int]]:
 
 @contextmanager
 def progress(
-    console: Console, step: int, total: int
+    console: Console, step: int, total: int, unit: str = "images"
 ) -> Iterator[Callable[[int, float, float], None]]:
-    """A progress bar, on a terminal; yields ``show(step, loss, images_per_second)``."""
+    """A progress bar, on a terminal; yields ``show(step, loss, units_per_second)``."""
     columns = (
         TextColumn("step {task.completed}/{task.total}"),
         BarColumn(),
-        TextColumn("loss {task.fields[loss]:.4f} | {task.fields[rate]:.1f} images/s |"),
+        TextColumn("loss {task.fields[loss]:.4f} | {task.fields[rate]:.1f} " + f"{unit}/s |"),
         TimeRemainingColumn(),
         TextColumn("left"),
     )

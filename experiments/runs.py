@@ -29,11 +29,11 @@ from jaxddim import models
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def read(workdir: str) -> dict[str, Any] | None:
-    """config.json of a run, or None where no run was started.
+def read(workdir: str, command: str = "train") -> dict[str, Any] | None:
+    """config.json of a run of the command, or None where no run was started.
 
     Raises:
-      UserError: when it cannot be read.
+      UserError: when it cannot be read, or is that of another command.
     """
     path = Path(workdir) / "config.json"
     if not path.exists():
@@ -42,11 +42,16 @@ def read(workdir: str) -> dict[str, Any] | None:
         record = json.loads(path.read_text())
         if not isinstance(record["config"], dict) or not record["config"]:
             raise ValueError("its configuration is none")
-        return record
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is not the record of a run ({error}): name another --workdir"
         ) from None
+    if record.get("command", "train") != command:
+        raise UserError(
+            f"{workdir} holds a run of experiments.{record.get('command', 'train')}: name the "
+            "folder of another run"
+        )
+    return record
 
 
 def load(workdir: str) -> Config:
@@ -72,18 +77,23 @@ def write(config: Config, dataset: Dataset) -> None:
     Raises:
       UserError: when the folder cannot be made or written to.
     """
-    record = {
-        "config": flatten(config),
-        "data": {
-            "source": dataset.source,
-            "num_images": len(dataset.images),
-            "fingerprint": dataset.fingerprint,
-            "notes": list(dataset.notes),
-        },
-        "versions": versions(),
-        "backend": jax.default_backend(),
+    data = {
+        "source": dataset.source,
+        "num_images": len(dataset.images),
+        "fingerprint": dataset.fingerprint,
+        "notes": list(dataset.notes),
     }
-    path = Path(config.workdir) / "config.json"
+    write_record(config.workdir, {"config": flatten(config), "data": data})
+
+
+def write_record(workdir: str, record: dict[str, Any]) -> None:
+    """Makes a run's folder and in it config.json: the record, versions and backend.
+
+    Raises:
+      UserError: when the folder cannot be made or written to.
+    """
+    record = record | {"versions": versions(), "backend": jax.default_backend()}
+    path = Path(workdir) / "config.json"
     part = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +101,7 @@ def write(config: Config, dataset: Dataset) -> None:
         part.replace(path)
     except OSError as error:
         raise UserError(
-            f"--workdir {config.workdir} cannot be written to ({error.strerror}): name another"
+            f"--workdir {workdir} cannot be written to ({error.strerror}): name another"
         ) from None
 
 
@@ -103,7 +113,12 @@ def versions() -> dict[str, str]:
 
 def check_same(config: Config, dataset: Dataset, record: dict[str, Any]) -> None:
     """Raises a UserError that names the fields in which a resumed run would differ."""
-    new, old = flatten(config), record["config"]
+    check_same_config(config.workdir, flatten(config), record["config"])
+    check_images(config.workdir, dataset, record)
+
+
+def check_same_config(workdir: str, new: dict[str, Any], old: dict[str, Any]) -> None:
+    """Raises a UserError that names the fields in which two flat configurations differ."""
     names = sorted(
         name
         for name in new.keys() | old.keys()
@@ -112,10 +127,9 @@ def check_same(config: Config, dataset: Dataset, record: dict[str, Any]) -> None
     if names:
         changes = ", ".join(f"{name} was {old.get(name)}, is {new.get(name)}" for name in names)
         raise UserError(
-            f"{config.workdir} is a run of another configuration ({changes}): give the old "
+            f"{workdir} is a run of another configuration ({changes}): give the old "
             "values to resume it, or another --workdir"
         )
-    check_images(config.workdir, dataset, record)
 
 
 def check_images(workdir: str, dataset: Dataset, record: dict[str, Any]) -> None:

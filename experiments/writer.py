@@ -84,17 +84,17 @@ def save_png(path: Path, pixels: np.ndarray, zoom: int = 1) -> None:
 
     if zoom > 1:
         pixels = pixels.repeat(zoom, 0).repeat(zoom, 1)
-    _replace(path, lambda file: Image.fromarray(pixels).save(file, format="PNG"))
+    replace(path, lambda file: Image.fromarray(pixels).save(file, format="PNG"))
 
 
 def save_npz(path: Path, images: np.ndarray) -> None:
     """Writes uint8 [n, h, w, 3] under the name "images"; complete or not at all."""
-    _replace(path, lambda file: np.savez_compressed(file, images=images))
+    replace(path, lambda file: np.savez_compressed(file, images=images))
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Writes arrays as they are, by name; complete or not at all."""
-    _replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+    replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
 
 def to_json(record: Any) -> str:
@@ -105,10 +105,11 @@ def to_json(record: Any) -> str:
 
 def save_json(path: Path, record: Any) -> None:
     """Writes a record as JSON; complete or not at all."""
-    _replace(path, lambda file: file.write(to_json(record).encode()))
+    replace(path, lambda file: file.write(to_json(record).encode()))
 
 
-def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Writes a file, complete or not at all; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
