@@ -11,6 +11,7 @@ and taken up again there draws the same noise as one that was not.
 
 A grid may come back to a time, or stay at it, as Langevin dynamics does: the transition that
 leaves t for the (n + 1)th time draws from ``fold_in(key_i, t + n (T + 1))``, noise of its own.
+(So such a run can be stopped and taken up again before the first visit to a time, not between two.)
 Several steps in the place of one, as `corrector` makes them, stand for a grid in which each time
 is repeated: all but the last stay where they are.
 

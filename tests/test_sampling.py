@@ -97,6 +97,14 @@ def test_a_grid_that_stays_at_a_time_or_comes_back_to_it_draws_fresh_noise(grid)
     np.testing.assert_array_equal(once, same)  # the first visit's noise is that of its time
 
 
+def test_of_several_steps_all_but_the_last_stay_at_their_time():
+    def add(number):
+        return lambda schedule, x, prediction, t, s: jaxddim.Gaussian(x + number * (t - s), 0.0)
+
+    x, _ = jaxddim.integrate(KEY, DENOISE, SCHEDULE, GRID, 0 * X_T, step=[add(100), add(1)])
+    np.testing.assert_array_equal(x, 0 * X_T + 20)
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_the_last_step_draws_nothing(step):
     ends = [compiled(step)(jax.random.key(k), GRID[-2:], X_T)[0] for k in range(2)]
