@@ -65,12 +65,12 @@ def test_epochs_go_before_the_steps_of_the_named_configuration_and_steps_before_
     assert (loop.steps, loop.epochs) == (3, None)
 
 
-@pytest.mark.parametrize("name", ["train", "sample", "prepare"])
+@pytest.mark.parametrize("name", ["train", "sample", "prepare", "swiss_roll"])
 def test_help_lists_the_flags_and_ends_with_0(name):
     finished = tiny.command(name, "--help")
     assert (finished.code, finished.err) == (0, "")
-    expected = {"train": "--train.steps", "sample": "--spacing", "prepare": "--data-dir"}[name]
-    assert expected in finished.out
+    expected = {"train": "--train.steps", "sample": "--spacing", "prepare": "--data-dir"}
+    assert expected.get(name, "--evaluations") in finished.out
 
 
 # -- mistakes ----------------------------------------------------------------------

@@ -1,0 +1,191 @@
+"""python -m experiments.swiss_roll --workdir DIR
+
+Diffusion that one can see, and that can be measured. Trains networks on the swiss roll, and
+writes into DIR: forward.png, reverse.png, methods.png, trajectories.png, animation.gif,
+results.json and table.md (distances to the data for each method and number of evaluations),
+and a checkpoint. The same command again takes the networks from the checkpoint and writes the
+same files.
+"""
+
+import itertools
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from experiments import (
+    checkpoints,
+    cli,
+    compile_cache,
+    monitor,
+    point_pictures,
+    point_report,
+    points,
+    runs,
+)
+from experiments.cli import UserError
+from experiments.configs import flatten
+from experiments.point_distances import BANDWIDTHS, DIRECTIONS
+from experiments.writer import replace
+from jaxddim import TrainState
+
+WEIGHTS, TRAINING, SAMPLING, DATA, PICTURES = range(5)
+"""What is folded into the key of the seed."""
+
+
+@dataclass(frozen=True)
+class SwissRollConfig:
+    """Train on the swiss roll, measure how well it is sampled, and draw it."""
+
+    workdir: str = ""
+    """Folder of the run."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    networks: int = 6
+    """Networks that are trained, at once; standard errors are over them."""
+    train_steps: int = 4000
+    """Steps of training."""
+    batch_size: int = 512
+    """Points a step, for each network."""
+    learning_rate: float = 3e-3
+    """Learning rate after a warm-up of 100 steps."""
+    ema: float = 0.999
+    """Decay that the weights' running average warms up to."""
+    num_points: int = 2048
+    """Points in each cloud that is compared with another."""
+    evaluations: tuple[int, ...] = (5, 10, 20, 50, 100, 1000)
+    """How often the network is asked for a sample: the rows of the table."""
+
+
+def swiss_roll(config: SwissRollConfig) -> None:
+    """Trains, measures and draws.
+
+    Raises:
+      UserError: for settings that cannot work, or a workdir that holds another run.
+    """
+    check(config)
+    compile_cache.switch_on()
+    console = Console(highlight=False, soft_wrap=True)
+    record = runs.read(config.workdir, "swiss_roll")
+    if record:
+        runs.check_same_config(config.workdir, flatten(config), record["config"])
+    else:
+        runs.write_record(config.workdir, {"command": "swiss_roll", "config": flatten(config)})
+    state = train(config, console)
+    results, samples = measure(config, state, console)
+    workdir = Path(config.workdir)
+    write_text(workdir / "results.json", json.dumps(results, indent=1) + "\n")
+    write_text(workdir / "table.md", point_report.table(results))
+    with console.status("drawing"):
+        network = jax.tree.map(lambda leaf: leaf[0], state.ema_params)
+        key = key_of(config, PICTURES)
+        point_pictures.draw_all(workdir, key, network, samples, results)
+    console.print(f"done: pictures, table.md and results.json are in {workdir}")
+
+
+def key_of(config: SwissRollConfig, purpose: int) -> jax.Array:
+    """The key of one of the purposes."""
+    return jax.random.fold_in(jax.random.key(config.seed), purpose)
+
+
+def train(config: SwissRollConfig, console: Console) -> TrainState:
+    """The trained networks, from the checkpoint where there is one.
+
+    Raises:
+      UserError: when the loss is no longer a number.
+    """
+    tx = points.optimizer(config.learning_rate)
+    abstract = jax.eval_shape(
+        lambda: points.new_state(key_of(config, WEIGHTS), config.networks, tx)
+    )
+    store = checkpoints.manager(config.workdir)
+    if store.all_steps():
+        console.print(f"the networks were trained before: taken from {store.directory}")
+        return checkpoints.restore(store, abstract)
+    total, batch = config.train_steps, config.batch_size
+    size = sum(leaf.size for leaf in jax.tree.leaves(abstract.params)) // config.networks
+    console.print(
+        f"{config.networks} networks with {size:,} parameters each, {total:,} steps of {batch} "
+        f"points, on {jax.default_backend()}"
+    )
+    state = points.new_state(key_of(config, WEIGHTS), config.networks, tx)
+    step = points.make_train_step(key_of(config, TRAINING), config.networks, batch, tx, config.ema)
+    window = monitor.Window(batch * config.networks)
+    try:
+        with monitor.progress(console, 0, total, "points") as show:
+            for done in range(1, total + 1):
+                state, metrics = step(state)
+                window.add(done, metrics)
+                show(done, window.loss, window.rate)
+            window.wait()
+    except monitor.Diverged as error:
+        raise UserError(f"{error}: try a lower --learning-rate, in a new --workdir") from None
+    checkpoints.save(store, state, None)
+    return state
+
+
+def measure(
+    config: SwissRollConfig, state: TrainState, console: Console
+) -> tuple[dict[str, Any], dict[tuple[str, int], np.ndarray]]:
+    """What results.json holds, and the first network's samples with averaged weights.
+
+    Network i is compared with fresh points i of the data: the same for every method.
+    """
+    networks, num = config.networks, config.num_points
+    keys = jax.random.split(key_of(config, DATA), (2, networks))
+    reference, other = np.asarray(jax.vmap(jax.vmap(lambda k: points.swiss_roll(k, num)))(keys))
+    params = jax.tree.map(lambda *both: jnp.concatenate(both), state.ema_params, state.params)
+    keys = jax.random.split(key_of(config, SAMPLING), networks)
+    keys = jnp.concatenate([keys, keys])  # averaged and raw weights start from one noise
+    rows, samples = [], {}
+    cells = list(itertools.product(points.METHODS, config.evaluations))
+    quiet = not console.is_terminal
+    for name, evaluations in track(cells, "measuring", console=console, disable=quiet):
+        method = points.METHODS[name]
+        draw = points.make_sampler(method, num)
+        x = np.asarray(draw(params, keys, method.grid(evaluations)))
+        samples[name, evaluations] = x[0]
+        for weights, cloud in (("ema", x[:networks]), ("raw", x[networks:])):
+            row = {"method": name, "evaluations": evaluations, "weights": weights}
+            rows.append(row | point_report.distances(cloud, reference))
+    settings = {name: value for name, value in flatten(config).items() if name != "workdir"}
+    settings |= {"directions": DIRECTIONS, "bandwidths": BANDWIDTHS, "snr": points.SNR}
+    floor = point_report.distances(other, reference)
+    return {"settings": settings, "floor": floor, "rows": rows}, samples
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text, complete or not at all."""
+    replace(path, lambda file: file.write(text.encode()))
+
+
+def check(config: SwissRollConfig) -> None:
+    """Raises a UserError for settings that cannot work."""
+    if not config.workdir:
+        raise UserError("--workdir is missing: name the folder of the run, e.g. runs/swiss_roll")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"--seed must lie in [0, 2^32), got {config.seed}")
+    for name, least in (("networks", 2), ("num_points", 2), ("train_steps", 1), ("batch_size", 1)):
+        value = getattr(config, name)
+        if value < least:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    if not 0 < config.learning_rate < math.inf:
+        raise UserError(f"--learning-rate must be positive, got {config.learning_rate}")
+    if not 0 <= config.ema < 1:
+        raise UserError(f"--ema must lie in [0, 1), got {config.ema}")
+    most, asked = points.SCHEDULE.num_steps, config.evaluations
+    if not asked or len(set(asked)) < len(asked) or not all(2 <= n <= most for n in asked):
+        raise UserError(
+            f"--evaluations must be different numbers in 2..{most}, got {' '.join(map(str, asked))}"
+        )
+
+
+if __name__ == "__main__":
+    cli.run(swiss_roll, SwissRollConfig)
