@@ -28,7 +28,7 @@ FRAMES, FRAME_POINTS = 37, 700
 LIMIT = 2.6
 """Half the side of a panel; a standard normal point lies outside one time in fifty."""
 CMAP, NORM = "turbo", Normalize(points.FIRST, points.LAST)
-NUM_PATHS = 8
+NUM_PATHS = 12
 PATH_STATES = 101
 FIELD_TIME = 250
 """t of the score field: the turns of the roll still show, and the field reaches far."""
@@ -90,7 +90,7 @@ def evenly(path: jaxddim.Trajectory, num: int) -> np.ndarray:
 def strip(title: str, times: np.ndarray, clouds: np.ndarray, theta: np.ndarray) -> Figure:
     """Clouds in two rows of panels, with their times."""
     figure = Figure(figsize=(10, 4.7), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize=11)
     panels = figure.subplots(2, -(-len(times) // 2), squeeze=False)
     for panel, t, cloud in zip(panels.flat, times, clouds, strict=False):
         alpha_bar = float(SCHEDULE.alpha_bar[t])
@@ -114,14 +114,18 @@ def methods(
         if row["weights"] == "ema"
     }
     figure = Figure(figsize=(11, 0.6 + 2.35 * len(rows)), layout="constrained")
-    figure.suptitle("Four methods at equal numbers of network evaluations, and fresh data")
+    figure.suptitle(
+        "Four methods at equal numbers of network evaluations, and fresh data", fontsize=11
+    )
     panels = figure.subplots(len(rows), len(METHODS) + 1, squeeze=False)
     for i, (line, evaluations) in enumerate(zip(panels, rows, strict=True)):
         for panel, name in zip(line, METHODS, strict=False):
             frame(panel, METHODS[name].title if i == 0 else "", limit=1.9)
             cloud = samples[name, evaluations]
             scatter(panel, cloud, points.nearest_theta(cloud))
-            panel.set_xlabel(f"sliced $W_2$ {mean[name, evaluations]:.3f}", fontsize=9)
+            made = METHODS[name].made(evaluations)
+            note = "" if made == evaluations else f" in {made} evaluations"
+            panel.set_xlabel(f"sliced $W_2$ {mean[name, evaluations]:.3f}{note}", fontsize=9)
         frame(line[-1], "" if i else "data", limit=1.9)
         scatter(line[-1], data, points.nearest_theta(data))
         line[-1].set_xlabel(f"floor {results['floor']['sliced_w2']['mean']:.3f}", fontsize=9)
@@ -134,16 +138,16 @@ def trajectories(way: Mapping[str, jaxddim.Trajectory], data: np.ndarray, params
     steps = len(way["ddim"].t) - 1
     figure = Figure(figsize=(9, 5.1), layout="constrained")
     figure.suptitle(
-        rf"From the same noise in {steps} steps, over the score $-\epsilon_\theta / \sigma_t$ at "
-        f"t = {FIELD_TIME}"
+        f"From the same noise in {steps} steps, over the score at t = {FIELD_TIME}", fontsize=11
     )
     side = np.linspace(-LIMIT, LIMIT, 27)[1:-1]
     grid = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2).astype(np.float32)
     t = jnp.int32(FIELD_TIME)
     score = np.asarray(-points.denoiser(params)(jnp.asarray(grid), t).eps / SCHEDULE.scales(t)[1])
     arrows = score / np.sqrt(np.linalg.norm(score, axis=1, keepdims=True) + 1e-6)
-    start = way["ddim"].x[0]
-    shown = np.flatnonzero(np.abs(start).max(1) < 0.9 * LIMIT)[:NUM_PATHS]
+    start = np.asarray(way["ddim"].x[0])
+    inside = np.flatnonzero(np.abs(start).max(1) < 0.8 * LIMIT)[: 4 * NUM_PATHS]
+    shown = inside[np.argsort(np.arctan2(*start[inside].T))][::4]  # from all sides
     for panel, name in zip(figure.subplots(1, 2), ("ddim", "ddpm"), strict=True):
         frame(panel, METHODS[name].title)
         panel.quiver(*grid.T, *arrows.T, color="0.8", width=0.003, scale=60, zorder=0)
@@ -151,7 +155,7 @@ def trajectories(way: Mapping[str, jaxddim.Trajectory], data: np.ndarray, params
         x = np.asarray(way[name].x)[:, shown]
         theta = points.nearest_theta(x[-1])
         lines = list(x[evenly(way[name], PATH_STATES)].swapaxes(0, 1))
-        width = 1.5 if name == "ddim" else 0.8
+        width = 1.5 if name == "ddim" else 0.6
         paths = LineCollection(lines, array=theta, cmap=CMAP, norm=NORM, linewidths=width, zorder=2)
         panel.add_collection(paths)
         panel.scatter(*x[0].T, s=20, facecolor="white", edgecolor="black", lw=0.8, zorder=3)

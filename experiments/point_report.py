@@ -55,7 +55,7 @@ def table(results: Mapping[str, Any]) -> str:
     for name, method in METHODS.items():
         for evaluations in settings["evaluations"]:
             pair = [found[name, evaluations, weights] for weights in ("ema", "raw")]
-            made = (method.grid(evaluations).size - 1) * method.cost
+            made = method.made(evaluations)
             sw2 = [_number(row["sliced_w2"], 1, 4) for row in pair]
             mmd = [_number(row["mmd2"], 1000, 2) for row in pair]
             lines.append(_row(method.title, str(made), *sw2, *mmd))

@@ -157,6 +157,10 @@ class Method(NamedTuple):
         """The times of a run that asks the network at most so often."""
         return jaxddim.timesteps(SCHEDULE.num_steps, evaluations // self.cost)
 
+    def made(self, evaluations: int) -> int:
+        """How often such a run does ask it: once less where the cost is 2 and the number odd."""
+        return evaluations // self.cost * self.cost
+
 
 METHODS = {
     "ddpm": Method("DDPM", jaxddim.ddpm_step),
