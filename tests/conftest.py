@@ -6,3 +6,5 @@ hypothesis.settings.register_profile(
     "jaxddim", deadline=None, derandomize=True, database=None, max_examples=50
 )
 hypothesis.settings.load_profile("jaxddim")
+
+collect_ignore = ["torch_networks.py"]  # imports PyTorch, and holds no test
