@@ -124,6 +124,32 @@ def test_refining_once_cuts_the_reconstruction_error_a_hundredfold(spacing):
     assert errors[3] < 1e-5
 
 
+@pytest.mark.parametrize("spacing", ["linear", "quadratic"])
+def test_refining_converges_where_nothing_is_left_of_the_image(spacing):
+    """The cosine schedule ends at alpha = 5e-5, where eps is x_T to rounding."""
+    schedule = jaxddim.cosine(1000)
+    grid = jaxddim.timesteps(1000, 50, spacing=spacing)
+    x0 = M + C * jnp.linspace(-2, 2, 41)[:, None]
+
+    def best(x, index):
+        ab = schedule.alpha_bar[index + 1].reshape(-1, 1)
+        return (M * (1 - ab) + C**2 * jnp.sqrt(ab) * x) / (1 - ab + C**2 * ab)
+
+    denoise_fn = jaxddim.as_denoiser(schedule, best, kind="x0", clip_x0=False)
+    errors = []
+    for refine in range(3):
+        x_T = jaxddim.encode(denoise_fn, schedule, grid, x0, refine=refine)
+        errors.append(jnp.abs(jaxddim.decode(denoise_fn, schedule, grid, x_T) - x0).max())
+    assert errors[0] > 300 * errors[1]
+    assert errors[1] > 5 * errors[2]
+    assert errors[2] < 1e-5
+
+
+def test_one_step_of_encoding_stays_finite():
+    x_T = jaxddim.encode(DENOISE, LINEAR, jaxddim.timesteps(1000, 1), jnp.ones((1, 2)), refine=2)
+    assert float(jnp.abs(x_T).max()) < 10
+
+
 def test_encoding_with_many_steps_finds_the_noise_of_the_exact_flow():
     """The probability flow maps N(M, C^2) to N(0, 1) monotonically: x_T = (x_0 - M) / C."""
     z = jnp.linspace(-2, 2, 9)[:, None]
