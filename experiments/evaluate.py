@@ -199,6 +199,7 @@ def describe(
         record["sampler"] = {
             "method": config.method,
             "eta": config.eta if config.method == "ddim" else 1.0,
+            "variance": config.variance if config.method == "ddpm" else None,
             "steps": config.steps,
             "spacing": config.spacing,
             "seed": config.seed,
@@ -223,7 +224,8 @@ def describe(
     }
 
 
-EXCLUSIVE = [("--samples", flag) for flag in ("--steps", "--method", "--eta", "--spacing")]
+DRAWING = ("--steps", "--method", "--eta", "--variance", "--spacing")
+EXCLUSIVE = [("--samples", flag) for flag in DRAWING]
 
 if __name__ == "__main__":
     cli.run(evaluate, EvaluateConfig, exclusive=EXCLUSIVE)

@@ -38,6 +38,8 @@ class DrawConfig:
     """The update step."""
     eta: float = 0.0
     """Randomness of DDIM: 0 deterministic, 1 as DDPM."""
+    variance: Literal["small", "large"] = "small"
+    """Variance of DDPM: the posterior's, or the larger one that the DDIM paper calls sigma-hat."""
     spacing: Literal["linear", "quadratic", "leading", "trailing", "linspace"] = "linear"
     """How the sampling times are spread over the training times."""
     seed: int = 0
@@ -81,18 +83,21 @@ def sample(config: SampleConfig) -> None:
     )
 
 
-def sampler(config: DrawConfig, run: runs.Trained) -> Callable[[int], jax.Array]:
-    """``draw(first) -> images first .. first + CHUNK - 1``, float32 in [-1, 1], compiled once.
+def sampler(
+    config: DrawConfig, run: runs.Trained, chunk: int | None = None
+) -> Callable[[int], jax.Array]:
+    """``draw(first) -> images first .. first + chunk - 1``, float32 in [-1, 1], compiled once.
 
     Raises:
       UserError: for an impossible grid.
     """
     grid = time_grid(config, run)
-    step = jaxddim.ddpm_step
     if config.method == "ddim":
         step = functools.partial(jaxddim.ddim_step, eta=config.eta)
+    else:
+        step = functools.partial(jaxddim.ddpm_step, variance=config.variance)
     size = run.config.data.image_size
-    shape = (chunk_size(), size, size, 3)
+    shape = (chunk or chunk_size(), size, size, 3)
 
     @jaxddim.compiled
     def draw(variables: Any, first_index: jax.Array) -> jax.Array:
@@ -115,9 +120,14 @@ def chunk_size() -> int:
     return CHUNK.get(jax.default_backend(), 64)
 
 
-def drawn(config: DrawConfig, run: runs.Trained, num: int) -> Iterator[np.ndarray]:
-    """The first num images as uint8, in chunks; the last chunk may hold more."""
-    draw, starts = sampler(config, run), range(0, num, chunk_size())
+def drawn(
+    config: DrawConfig, run: runs.Trained, num: int, chunk: int | None = None
+) -> Iterator[np.ndarray]:
+    """The first num images as uint8, in chunks; the last chunk may hold more.
+
+    Another size of chunk than `chunk_size` changes images by rounding only, but it does.
+    """
+    draw, starts = sampler(config, run, chunk), range(0, num, chunk or chunk_size())
     return (writer.to_uint8(draw(first)) for first in monitor.tracked(starts, "sampling"))
 
 
@@ -145,7 +155,7 @@ def check(config: SampleConfig) -> None:
     make_folder(out.parent if out.suffix else out)
 
 
-def check_numbers(config: DrawConfig, *positive: str) -> None:
+def check_numbers(config: Any, *positive: str) -> None:
     """Raises a UserError for a seed out of range, or where one of these fields is below 1."""
     for name in positive:
         value = getattr(config, name)
@@ -163,6 +173,8 @@ def check_step(config: DrawConfig) -> None:
         )
     if config.eta and config.method == "ddpm":
         raise UserError("--eta belongs to --method ddim; DDPM is what eta = 1 gives")
+    if config.variance == "large" and config.method == "ddim":
+        raise UserError("--variance large belongs to --method ddpm; DDIM has --eta")
 
 
 def make_folder(folder: Path) -> None:

@@ -145,6 +145,7 @@ SAMPLE = {
     "--eta -0.1": ("--eta must lie in [0, 1]",),
     "--eta nan": ("--eta must lie in [0, 1]",),
     "--eta 0.5 --method ddpm": ("--eta belongs to --method ddim",),
+    "--variance large": ("--variance large belongs to --method ddpm",),
     "--num 0": ("--num must be at least 1",),
     "--steps 0": ("--steps must be at least 1",),
     "--batch-size 0": ("--batch-size must be at least 1",),

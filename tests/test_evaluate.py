@@ -110,6 +110,7 @@ def test_the_record_has_all_that_a_repetition_needs(record, trained):
     assert told["sampler"] == {
         "method": "ddim",
         "eta": 0.5,
+        "variance": None,
         "steps": 4,
         "spacing": "linear",
         "seed": 3,

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import jaxddim
-from experiments import runs, writer
+from experiments import runs, sample, writer
 from tests import tiny
 
 root = tiny.root
@@ -54,12 +54,11 @@ def sixty_four(trained, root):
         return file["images"]
 
 
-def expected_images(trained, num, seed=0, weights="ema", **options):
+def expected_images(trained, num, seed=0, weights="ema", step=jaxddim.ddim_step):
     """Images from the library itself, in the chunks of 4 that a CPU makes."""
     config = runs.load(str(trained))
     schedule, model = runs.build_schedule(config.diffusion), runs.build_model(config.model)
     variables = jaxddim.variables(tiny.state(trained), weights)
-    step = functools.partial(jaxddim.ddim_step, **options)
 
     @jaxddim.compiled
     def draw(variables, first):
@@ -122,6 +121,19 @@ def test_ddpm_is_ddim_with_eta_1_and_neither_is_ddim(draw, sixty_four, quick_com
     ddpm, noisy = draw(4, "--method", "ddpm"), draw(4, "--eta", "1")
     assert np.abs(ddpm.astype(int) - noisy).max() <= 1
     assert (noisy != sixty_four[:4]).mean() > 0.5
+
+
+def test_the_larger_variance_is_the_one_of_the_library(trained, draw):
+    step = functools.partial(jaxddim.ddpm_step, variance="large")
+    images = draw(4, "--method", "ddpm", "--variance", "large")
+    np.testing.assert_array_equal(images, writer.to_uint8(expected_images(trained, 4, step=step)))
+    assert (images != draw(4, "--method", "ddpm")).mean() > 0.5
+
+
+def test_larger_chunks_change_images_by_rounding_only(trained, sixty_four):
+    config = sample.DrawConfig(workdir=str(trained), steps=4)
+    (images,) = sample.drawn(config, runs.restore(str(trained)), 6, chunk=6)
+    assert np.abs(images.astype(int) - sixty_four[:6]).max() <= 1
 
 
 @pytest.mark.parametrize("flags", ["--eta 0.5", "--spacing quadratic", "--steps 5"])
