@@ -225,12 +225,13 @@ class Trained(NamedTuple):
     variables: Any
     step: int
 
-    def denoiser(self, variables: Any) -> jaxddim.DenoiseFn:
+    def denoiser(self, variables: Any, *, clip_x0: bool = True) -> jaxddim.DenoiseFn:
         """``denoise_fn(x, t)`` with these variables, which may be traced."""
         return jaxddim.as_denoiser(
             self.schedule,
             lambda x, index: self.model.apply(variables, x, index),
             kind=self.config.diffusion.kind,
+            clip_x0=clip_x0,
         )
 
 

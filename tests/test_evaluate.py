@@ -9,8 +9,15 @@ import pytest
 from PIL import Image
 
 from experiments import evaluate, sample
-from experiments.evaluation import frechet, kid, manifolds, networks, references
-from experiments.evaluation.metrics import METRICS
+from experiments.evaluation import (
+    frechet,
+    kid,
+    likelihoods,
+    manifolds,
+    networks,
+    references,
+)
+from experiments.evaluation.metrics import DEFAULT
 from tests import tiny
 from tests.test_cli import assert_mistake
 from tests.test_feature_networks import random_weights, saved
@@ -135,7 +142,7 @@ def test_the_record_has_all_that_a_repetition_needs(record, trained):
         told["seconds"]["total"]
         >= sum(seconds for name, seconds in told["seconds"].items() if name != "total") - 0.1
     )
-    assert set(METRICS) <= told["seconds"].keys()
+    assert set(DEFAULT) <= told["seconds"].keys()
     assert told["config"]["num"] == NUM
     assert told["files"]["record"] == str(folder / "a.json")
 
@@ -203,6 +210,23 @@ def test_a_loss_alone_draws_nothing_and_needs_no_network(trained, tmp_path, monk
     told = measured(trained, "--metrics", "validation_loss", "--out", tmp_path / "a.json")
     assert list(told["metrics"]) == ["validation loss per noise level"]
     assert not {"samples", "sampler", "network", "reference"} & told.keys()
+
+
+def test_bits_per_dimension_where_they_are_asked_for(record, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(likelihoods, "IMAGES", 3)
+    monkeypatch.setattr(likelihoods, "ODE_STEPS", 5)
+    flags = ["--metrics", "variational_bound", "ode_likelihood", "--out", tmp_path / "a.json"]
+    told = measured(trained, *flags)
+    small, large, ode = told["metrics"]
+    assert (small, large) == tuple(
+        f"variational bound, bits per dimension ({name} variance)" for name in ("small", "large")
+    )
+    assert ode == "ODE, bits per dimension"
+    for name, found in told["metrics"].items():
+        assert found["num_images"] == 3
+        assert found["value"] > 1, name  # the network has hardly learned anything
+        assert not {"samples", "network"} & told.keys()
+    assert not any("bits" in name for name in record[0]["metrics"])
 
 
 @pytest.mark.parametrize("kind", ["npz", "folder"])

@@ -6,5 +6,6 @@ kid        -> `kid(x, y)`
 manifolds  -> `precision_recall(reference, samples)`, `nearest(x, y, k)`
 references -> a run's images, and their features and statistics, cached with their recipe
 levels     -> the validation loss at each noise level
+likelihoods -> bits per dimension by the variational bound and by DDIM's ODE
 metrics    -> all of these for `experiments.evaluate`, by name
 """

@@ -14,7 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import runs
-from experiments.evaluation import kid, levels, manifolds, networks, pictures, references
+from experiments.evaluation import (
+    kid,
+    levels,
+    likelihoods,
+    manifolds,
+    networks,
+    pictures,
+    references,
+)
 from experiments.evaluation.frechet import Statistics, frechet, statistics
 
 NEIGHBOURS = 5
@@ -174,16 +182,28 @@ def validation_loss_metric(subject: Subject) -> dict[str, Any]:
     return {"validation loss per noise level": about | {"num_images": len(images)} | columns}
 
 
+def bound_metric(subject: Subject) -> dict[str, Any]:
+    """The variational bound on held-out images."""
+    return likelihoods.bound(subject.run, subject.splits.images["holdout"], subject.seed)
+
+
+def ode_metric(subject: Subject) -> dict[str, Any]:
+    """The density of held-out images along DDIM's ODE."""
+    return likelihoods.ode(subject.run, subject.splits.images["holdout"], subject.seed)
+
+
 class Metric(NamedTuple):
     """How something is measured.
 
     Attributes:
       measure: ``measure(subject)``, named results for the record.
       features: whether it asks for the feature network.
+      default: whether it is measured where none is named.
     """
 
     measure: Callable[[Subject], dict[str, Any]]
     features: bool = True
+    default: bool = True
 
 
 METRICS: dict[str, Metric] = {
@@ -192,5 +212,8 @@ METRICS: dict[str, Metric] = {
     "precision_recall": Metric(precision_recall_metric),
     "neighbours": Metric(neighbours_metric),
     "validation_loss": Metric(validation_loss_metric, features=False),
+    "variational_bound": Metric(bound_metric, features=False, default=False),
+    "ode_likelihood": Metric(ode_metric, features=False, default=False),
 }
 """Every metric, in the order of the record."""
+DEFAULT = tuple(name for name, metric in METRICS.items() if metric.default)

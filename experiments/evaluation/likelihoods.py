@@ -1,0 +1,98 @@
+"""How many bits a run's model needs for held-out images: the variational bound, and DDIM's ODE.
+
+Both take a network evaluation or more a step and image, so that they are measured on the first
+images only, and only where they are asked for.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxddim
+from experiments import monitor, runs, sample
+from jaxddim import likelihood
+
+IMAGES = 16
+ODE_STEPS = 100
+
+ChunkFn = Callable[[Any, jax.Array, jax.Array, jax.Array], Any]
+"""``bits(variables, key, images, first_index)``, a tree of arrays whose last axis is the image."""
+
+
+def bound(run: runs.Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
+    """The terms of the variational bound over all T steps, for both variances.
+
+    The model is the one that samples are drawn from, with x_0 clipped, as for the DDPM authors.
+
+    Args:
+      run: from `runs.restore`.
+      images: uint8 [n, h, w, 3], not seen in training; the first `IMAGES` are taken.
+      seed: of the noise.
+    Returns:
+      For each variance the mean bound with its standard error and its terms, bits per dimension.
+    """
+    grid = jaxddim.timesteps(run.schedule.num_steps, run.schedule.num_steps)
+
+    def bits(variance: Any) -> ChunkFn:
+        step = functools.partial(jaxddim.ddpm_step, variance=variance)
+
+        def of_chunk(variables: Any, key: jax.Array, x0: jax.Array, first: jax.Array) -> Any:
+            found = likelihood.variational_bound(
+                key, run.denoiser(variables), run.schedule, grid, x0, step=step, first_index=first
+            )
+            return {
+                "value": found.total,
+                "prior": found.prior,
+                "steps": found.steps.sum(0),
+                "decoder": found.decoder,
+            }
+
+        return of_chunk
+
+    about = {"S": run.schedule.num_steps, "clipped": True}
+    return {
+        f"variational bound, bits per dimension ({variance} variance)": _measured(
+            run, images, seed, bits(variance)
+        )
+        | about
+        for variance in ("small", "large")
+    }
+
+
+def ode(run: runs.Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
+    """Bits per dimension by the density along DDIM's ODE, on a quadratic grid.
+
+    Args:
+      run, images, seed: as for `bound`.
+    Returns:
+      Mean and standard error over the images. The network is not clipped.
+    """
+    steps = min(ODE_STEPS, run.schedule.num_steps)
+    grid = jaxddim.timesteps(run.schedule.num_steps, steps, spacing="quadratic")
+
+    def of_chunk(variables: Any, key: jax.Array, x0: jax.Array, first: jax.Array) -> Any:
+        denoise_fn = run.denoiser(variables, clip_x0=False)
+        args = key, denoise_fn, run.schedule, grid, x0
+        return {"value": likelihood.ode_bits_per_dim(*args, first_index=first)}
+
+    about = {"S": steps, "spacing": "quadratic", "clipped": False}
+    return {"ODE, bits per dimension": _measured(run, images, seed, of_chunk) | about}
+
+
+def _measured(
+    run: runs.Trained, images: np.ndarray, seed: int, of_chunk: ChunkFn
+) -> dict[str, Any]:
+    """Means over the first images, asked in chunks of one size, the last one filled up."""
+    n, chunk = min(IMAGES, len(images)), sample.chunk_size()
+    compiled, parts = jaxddim.compiled(of_chunk), []
+    for start in monitor.tracked(range(0, n, chunk), "bits per dimension"):
+        x0 = images[np.arange(start, start + chunk) % n].astype(np.float32) / 127.5 - 1
+        found = compiled(run.variables, jax.random.key(seed), x0, np.int32(start))
+        parts.append({k: np.asarray(v, np.float64)[: n - start] for k, v in found.items()})
+    terms = {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+    error = float(terms["value"].std(ddof=1) / n**0.5) if n > 1 else 0.0
+    means = {k: float(v.mean()) for k, v in terms.items()}
+    return {"value": means.pop("value"), "std_error": error, **means, "num_images": n}
