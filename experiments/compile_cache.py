@@ -4,7 +4,9 @@ JAX does the keeping. Its key holds the program, the versions and the features o
 so that a home folder may be shared by machines that differ.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -29,3 +31,17 @@ def switch_on() -> None:
         return
     if os.access(folder, os.W_OK | os.X_OK):
         config.update("jax_compilation_cache_dir", str(folder))
+
+
+@contextlib.contextmanager
+def switched_off() -> Iterator[None]:
+    """Compiles everything inside, and keeps none of it: for timing."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    config: Any = jax.config
+    before = config.jax_enable_compilation_cache
+    for value in (False, before):
+        config.update("jax_enable_compilation_cache", value)
+        compilation_cache.reset_cache()  # else the old setting stays in force
+        if value is False:
+            yield

@@ -1,0 +1,211 @@
+"""python -m experiments.paper --workdir DIR [--out DIR] [--num N] [--max-steps S] ...
+
+The DDIM paper's tables and figures for a trained run: DIR/paper/report.md with its pictures, and
+all numbers in DIR/paper/report.json. Every cell of table 1, and every other piece of work, is kept
+as soon as it is done, so that the same command goes on where it was stopped.
+
+The defaults take about 25 minutes on two processor cores for the `demo` run, three quarters of them
+for S = T; with --max-steps 100 it is about 7. The paper's own setting is --num 50000
+--network inception --network-weights FILE, with --spacing quadratic for CIFAR10.
+"""
+
+import dataclasses
+import datetime
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from experiments import cli, compile_cache, runs, sample, writer
+from experiments.cli import UserError
+from experiments.evaluation import networks, references
+from experiments.reproduction import (
+    consistency,
+    interpolation,
+    ode,
+    quality,
+    reconstruction,
+    texts,
+    timing,
+)
+from experiments.reproduction.study import Spacing, Study
+
+FEWEST = 4  # samples, for two blocks of KID
+
+
+class Part(NamedTuple):
+    """A part of the report.
+
+    Attributes:
+      title: its heading.
+      measure: ``measure(study)``, its numbers; draws its pictures.
+      lines: ``lines(numbers)``, its Markdown.
+    """
+
+    title: str
+    measure: Callable[[Study], dict[str, Any]]
+    lines: Callable[[dict[str, Any]], list[str]]
+
+
+PARTS = {
+    "table1": Part("Table 1: quality over eta and S", quality.measure, quality.lines),
+    "figure4": Part("Figure 4: time, and what DDIM saves", timing.measure, timing.lines),
+    "figure5": Part("Figure 5: consistency", consistency.measure, consistency.lines),
+    "figure6": Part(
+        "Figures 6 and 11-13: interpolation", interpolation.measure, interpolation.lines
+    ),
+    "table2": Part("Table 2: reconstruction", reconstruction.measure, reconstruction.lines),
+    "ode": Part("Equations 13-14: the ODE", ode.measure, ode.lines),
+}
+"""Every part, in the order of the report."""
+
+
+@dataclass(frozen=True)
+class PaperConfig:
+    """The DDIM paper's tables and figures for a trained run."""
+
+    workdir: str = ""
+    """Folder of the run."""
+    out: str | None = None
+    """DIR for the report and what is kept of it; paper in the run's folder when not given."""
+    parts: tuple[str, ...] = tuple(PARTS)
+    """What to make: table1, figure4, figure5, figure6, table2, ode."""
+    num: int = 64
+    """Samples in every cell of table 1; the paper has 50000."""
+    num_encoded: int = 4
+    """Held-out images that are encoded and decoded for table 2, as far as there are so many."""
+    max_steps: int | None = None
+    """The largest S; T when not given."""
+    spacing: Spacing = "linear"
+    """How the sampling times are spread over the training times."""
+    seed: int = 0
+    """Of all noise, and of the blocks of KID."""
+    checkpoint: str = "latest"
+    """latest, best or a step."""
+    weights: Literal["ema", "raw"] = "ema"
+    """Averaged or last weights."""
+    network: Literal["efficientnet-lite0", "inception"] = "efficientnet-lite0"
+    """What makes features of images."""
+    network_weights: str | None = None
+    """FILE.pth or FILE.safetensors with the weights of inception."""
+    data: references.Places = field(default_factory=references.Places)
+
+
+def paper(config: PaperConfig) -> None:
+    """Measures what is not kept yet, and writes the report.
+
+    Raises:
+      UserError: for a folder without a run or without its images, settings that cannot work,
+        weights that are missing, or a folder that cannot be written to.
+    """
+    began = time.perf_counter()
+    check(config)
+    compile_cache.switch_on()
+    study = open_study(config)
+    try:
+        records = {name: PARTS[name].measure(study) for name in config.parts}
+        record = describe(config, study) | {"parts": records}
+        record["seconds"] = round(time.perf_counter() - began, 1)
+        writer.save_json(study.folder / "report.json", record)
+        (study.folder / "report.md").write_text(markdown(record))
+    except OSError as error:
+        raise UserError(f"--out {study.folder} cannot be written to ({error.strerror})") from None
+    print(f"{study.folder / 'report.md'}: {len(records)} parts")
+
+
+def check(config: PaperConfig) -> None:
+    """Raises a UserError for settings that cannot work."""
+    sample.check_numbers(config, "num", "num_encoded", "max_steps")
+    if config.num < FEWEST:
+        raise UserError(f"--num must be at least {FEWEST}, got {config.num}")
+    if not config.parts:
+        raise UserError(f"--parts is empty; expected some of {', '.join(PARTS)}")
+    for name in config.parts:
+        if name not in PARTS:
+            raise UserError(f"unknown part {name!r} in --parts{cli.nearest(name, PARTS)}")
+
+
+def open_study(config: PaperConfig) -> Study:
+    """The run with all that its parts need."""
+    run = runs.restore(config.workdir, config.checkpoint, config.weights)
+    T = run.schedule.num_steps
+    if (config.max_steps or 1) > T:
+        raise UserError(f"--max-steps must be at most T = {T}, got {config.max_steps}")
+    network = networks.load(config.network, config.network_weights)
+    splits = references.splits(config.workdir, config.data)
+    if "table2" in config.parts and not len(splits.images["holdout"]):
+        raise UserError(
+            "the run held no images out that table2 could reconstruct: leave it out of --parts"
+        )
+    folder = Path(config.out) if config.out else Path(config.workdir) / "paper"
+    sample.make_folder(folder)
+    return Study(
+        run,
+        splits,
+        network,
+        num=config.num,
+        num_encoded=config.num_encoded,
+        max_steps=config.max_steps or T,
+        spacing=config.spacing,
+        seed=config.seed,
+        folder=folder,
+    )
+
+
+def describe(config: PaperConfig, study: Study) -> dict[str, Any]:
+    """What the report is about."""
+    run = study.run
+    return {
+        "config": dataclasses.asdict(config),
+        "run": {"name": run.config.config, "T": run.schedule.num_steps} | study.model,
+        "data": {
+            "source": study.splits.source,
+            **{name: len(study.splits.images[name]) for name in ("train", "holdout")},
+        },
+        "features": study.features_recipe,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": runs.versions(),
+        "device": f"{jax.default_backend()}: {jax.local_devices()[0].device_kind}",
+    }
+
+
+def markdown(record: dict[str, Any]) -> str:
+    """The whole report, from its record alone."""
+    run, data, versions = record["run"], record["data"], record["versions"]
+    schedule, kind = run["diffusion.schedule"], run["diffusion.kind"]
+    features = record["features"]
+    sha256 = run["weights_sha256"]
+    told = [
+        "# The DDIM paper on this run",
+        "",
+        "Written by `python -m experiments.paper`; every number and every sentence that judges one "
+        "comes from `report.json`. The paper is [arXiv 2010.02502]"
+        "(https://arxiv.org/abs/2010.02502).",
+        "",
+    ]
+    told += texts.table(
+        ["run", ""],
+        [
+            ["configuration", f"`{run['name']}`, {run['model.name']}, {data['source']} images"],
+            ["images", f"{data['train']} for training, {data['holdout']} held out"],
+            [
+                "weights",
+                f"{record['config']['weights']} of step {run['checkpoint']}, {sha256[:12]}",
+            ],
+            ["diffusion", f"{schedule} schedule, T = {run['T']}, {kind}-prediction"],
+            ["features", f"{features['network']}, {features['resize']}"],
+            ["noise", f"seed {record['config']['seed']}"],
+            ["made with", f"jaxddim {versions['jaxddim']}, jax {versions['jax']}"],
+            ["on", f"{record['device']}, {record['date'][:10]}"],
+        ],
+    )
+    for name, numbers in record["parts"].items():
+        told += [f"## {PARTS[name].title}", "", *PARTS[name].lines(numbers)]
+    return "\n".join(told).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    cli.run(paper, PaperConfig)

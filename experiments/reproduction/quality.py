@@ -1,0 +1,259 @@
+"""Table 1: how good samples are, over eta and S; and some of them, as in figure 3.
+
+Every cell has equally many images, drawn from the same x_T, and compared with the same training
+images: the bias that the Frechet distance has at few images is then much the same in all of them,
+and KID has none.
+"""
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from experiments import sample, writer
+from experiments.evaluation import networks, references
+from experiments.evaluation.frechet import frechet_distance, statistics
+from experiments.evaluation.kid import kid
+from experiments.reproduction import plots, texts
+from experiments.reproduction.study import DDIM, SAMPLERS, SIGMA_HAT, Result, Sampler, Study
+
+STEPS = (10, 20, 50, 100)
+KEPT = 64  # images of a cell, for pictures
+SHOWN = 3
+OWN_ERROR = (
+    " Large steps, whose error the paper's table shows, therefore cost this network nothing that "
+    "stands out from its own error."
+)
+LABELS = {"fd": "FD", "kid": "KID"}
+
+
+def cell(study: Study, sampler: Sampler, steps: int) -> Result:
+    """Quality of the samples of one sampler, with the first of them under "images"."""
+    real = references.reference(study.network, study.splits, "train")
+    config, run, num = study.config(sampler, steps), study.run, study.num
+    recipe = {
+        "method": sampler.method,
+        "eta": sampler.eta,
+        "variance": sampler.variance,
+        "grid": study.grid(steps).tolist(),
+        "num": num,
+        "chunk": study.chunk(num),
+        "reference": real.recipe,
+    }
+
+    def compute() -> Result:
+        drawn = list(sample.drawn(config, run, num, study.chunk(num)))
+        images = np.concatenate(drawn)[:num]
+        features = networks.features(study.network, images)
+        return Result(distances(features, real, study.seed), {"images": images[:KEPT]})
+
+    return study.kept(f"table1-{sampler.name}-{steps}", recipe, compute)
+
+
+def distances(features: np.ndarray, real: references.Reference, seed: int) -> dict[str, float]:
+    """Frechet and kernel distance to real images."""
+    kernel = kid(features, real.features, seed=seed)
+    return {
+        "fd": frechet_distance(statistics(features), real.statistics),
+        "kid": kernel.mean,
+        "kid_std": kernel.std,
+        "kid_block": kernel.size,
+    }
+
+
+def measure(study: Study) -> dict[str, Any]:
+    """All cells of the table, and its pictures."""
+    columns = study.columns(STEPS)
+    cells, squares = [], []
+    for steps in columns:  # the cheap ones first
+        for sampler in SAMPLERS:
+            found = cell(study, sampler, steps)
+            cells.append({"eta": sampler.name, "steps": steps} | found.numbers)
+            squares.append(writer.grid(found.arrays["images"][:SHOWN], SHOWN, 1))
+    images = np.stack(squares).reshape(len(columns), len(SAMPLERS), *squares[0].shape)
+    plots.save_images(
+        study.folder / "samples.png",
+        images.swapaxes(0, 1),
+        [texts.eta(sampler.name) for sampler in SAMPLERS],
+        [f"S = {steps}" for steps in columns],
+        gap=4,
+    )
+    record = {
+        "num": study.num,
+        "spacing": study.spacing,
+        "T": study.run.schedule.num_steps,
+        "reference": len(study.splits.images["train"]),
+        "dims": study.network.dims,
+        "labels": {name: study.network.label(name) for name in ("FD", "KID")},
+        "cells": cells,
+        "held_out": held_out(study),
+    }
+    plots.save_quality(study.folder / "table1.png", record)
+    return record
+
+
+def held_out(study: Study) -> dict[str, float] | None:
+    """The distances of equally many real images; None where so many were not held out."""
+    if len(study.splits.images["holdout"]) < study.num:
+        return None
+    found = references.reference(study.network, study.splits, "holdout").features[: study.num]
+    return distances(found, references.reference(study.network, study.splits, "train"), study.seed)
+
+
+def lines(record: dict[str, Any]) -> list[str]:
+    """Table 1 with what it shows."""
+    names = list(dict.fromkeys(cell["eta"] for cell in record["cells"]))
+    steps = sorted({cell["steps"] for cell in record["cells"]})
+    n, dims = record["num"], record["dims"]
+    at = {(cell["eta"], cell["steps"]): cell for cell in record["cells"]}
+    fd, kid_ = record["labels"].values()
+    compared = f"N = {n} samples a cell, against {record['reference']} training images"
+    told = [f"**{fd}**, {compared}:", ""]
+    told += _table(names, steps, lambda *where: texts.number(at[where]["fd"]))
+    told += [f"**{kid_}**, the same samples:", ""]
+    told += _table(names, steps, lambda *where: spread(at[where]))
+    block = at[names[0], steps[0]]["kid_block"]
+    told += [
+        f"Times are spaced {record['spacing']}ly, x_0 is clipped to [-1, 1], and all cells start "
+        f"from the same x_T. KID is unbiased; ± is the standard deviation over blocks of {block} "
+        "samples" + (", half of them, about the standard error." if block == n // 2 else "."),
+        "",
+    ]
+    if n <= 10 * dims:
+        told += [
+            f"A Frechet distance over {dims} features is biased upwards at so few samples: compare "
+            "these values with each other, never with those of another N.",
+            "",
+        ]
+    told += texts.picture("table1.png", f"Table 1 as curves. {compared}; bars as in the table.")
+    told += texts.picture(
+        "samples.png", f"The first {SHOWN} samples of every cell. The same x_T in all of them."
+    )
+    told += ["### What it shows", ""]
+    told += [f"* {sentence}" for sentence in shape(at, names, steps)]
+    told += [f"* {against_real(record, at)}", ""]
+    return told + claims(at, names, steps, record["T"])
+
+
+def spread(cell: dict[str, Any]) -> str:
+    """A KID with its standard deviation."""
+    return f"{cell['kid']:.3f} ± {cell['kid_std']:.3f}"
+
+
+def _table(names: list[str], steps: list[int], show: Any) -> list[str]:
+    rows = [[texts.ETA.get(name, name), *(show(name, s) for s in steps)] for name in names]
+    return texts.table(["eta", *(f"S = {s}" for s in steps)], rows)
+
+
+Cells = dict[tuple[str, int], dict[str, Any]]
+
+
+def apart(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether two KIDs differ by more than both of their standard deviations together."""
+    return abs(a["kid"] - b["kid"]) > a["kid_std"] + b["kid_std"]
+
+
+def shape(at: Cells, names: list[str], steps: list[int]) -> list[str]:
+    """Where eta = 0 wins, what sigma-hat does, and what more steps bring."""
+    told = []
+    for key, label in LABELS.items():
+        won: dict[str, list[int]] = {}
+        for s in steps:
+            won.setdefault(min(names, key=lambda name: at[name, s][key]), []).append(s)
+        where = [
+            f"{texts.eta(name)} at S = {texts.listed(columns)}" for name, columns in won.items()
+        ]
+        sentence = f"The lowest {label} is that of {'; of '.join(where)}"
+        if DDIM.name not in won:
+            sentence += "; eta = 0 has it nowhere"
+        told.append(sentence + ".")
+    clear = []
+    for s in steps:
+        ddim = at[DDIM.name, s]
+        others = [texts.eta(name) for name in names if apart(at[name, s], ddim)]
+        which = texts.listed(others) if others else "none"
+        clear.append(f"{which} at S = {s}")
+    told.append(
+        "By KID these differ from eta = 0 by more than both standard deviations together: "
+        + "; ".join(clear)
+        + "."
+    )
+    for s in dict.fromkeys((steps[0], steps[-1])):
+        told.append(sigma_hat(at, names, s))
+    first, last = (at[DDIM.name, s] for s in (steps[0], steps[-1]))
+    if len(steps) > 1:
+        verb = "falls" if last["fd"] < first["fd"] else "rises"
+        sure = "more" if apart(first, last) else "no more"
+        told.append(
+            f"With eta = 0 the FD {verb} from {texts.number(first['fd'])} at S = {steps[0]} to "
+            f"{texts.number(last['fd'])} at S = {steps[-1]}, the KID from {spread(first)} to "
+            f"{spread(last)}: {sure} than both standard deviations together."
+            + ("" if verb == "falls" else OWN_ERROR)
+        )
+    return told
+
+
+def sigma_hat(at: Cells, names: list[str], steps: int) -> str:
+    """What the larger variance does at this S."""
+    ours, ddim = at[SIGMA_HAT.name, steps], at[DDIM.name, steps]
+    order = sorted(names, key=lambda name: at[name, steps]["fd"])
+    place = order.index(SIGMA_HAT.name)
+    rank = {0: "the best", len(names) - 1: "the worst"}.get(place, f"number {place + 1}")
+    return (
+        f"At S = {steps} σ̂ is {rank} of {len(names)} rows by FD: {texts.number(ours['fd'])}, "
+        f"{ours['fd'] / ddim['fd']:.2f} times that of eta = 0; its KID of {spread(ours)} is "
+        f"{'' if apart(ours, ddim) else 'not '}clearly "
+        f"{'above' if ours['kid'] > ddim['kid'] else 'below'} the {spread(ddim)} of eta = 0."
+    )
+
+
+def against_real(record: dict[str, Any], at: Cells) -> str:
+    """How far the best samples are from real images."""
+    where = min(at, key=lambda where: at[where]["fd"])
+    name, steps = where
+    value = at[where]["fd"]
+    lowest = f"the lowest FD of the table, {texts.number(value)} ({texts.eta(name)}, S = {steps})"
+    real = record["held_out"]
+    if real is None:
+        return (
+            f"Fewer than {record['num']} images were held out, so nothing real stands beside "
+            f"{lowest}."
+        )
+    return (
+        f"{record['num']} held-out images have an FD of {texts.number(real['fd'])} and a KID of "
+        f"{spread(real)}; {lowest}, is {value / real['fd']:.2f} times that. What no sampler "
+        "of the table takes away is the network's own error."
+    )
+
+
+def claims(at: Cells, names: list[str], steps: list[int], T: int) -> list[str]:
+    """The paper's claims about its table, and whether they hold for this one."""
+    few = [s for s in steps if s < T and s <= max(STEPS)]
+    rows = []
+
+    def judged(claim: str, pairs: list[tuple[str, str, int]]) -> None:
+        """Whether in every pair the first row is below the second at this S."""
+        n = len(pairs)
+        held = [sum(at[a, s][key] < at[b, s][key] for a, b, s in pairs) for key in LABELS]
+        sure = sum(apart(at[a, s], at[b, s]) for a, b, s in pairs)
+        words = [f"{'yes' if count == n else 'no'} ({count} of {n})" for count in held]
+        rows.append([claim, *words, f"{sure} of {n}"])
+
+    others = [name for name in names if name != DDIM.name]
+    if few:
+        judged(
+            f"eta = 0 is below every other row at S = {texts.listed(few)}",
+            [(DDIM.name, name, s) for s in few for name in others],
+        )
+        judged(
+            f"at S = {steps[0]} it gets worse row by row, σ̂ last",
+            [(a, b, steps[0]) for a, b in itertools.pairwise(names)],
+        )
+    if steps[-1] == T:
+        judged(
+            f"at S = T = {T} σ̂ is below every other row",
+            [(SIGMA_HAT.name, name, T) for name in names if name != SIGMA_HAT.name],
+        )
+    told = ["What the paper finds in its table 1, pair by pair of the cells that it compares:", ""]
+    head = ["the paper's finding", "here, by FD", "here, by KID", "pairs that KID tells apart"]
+    return told + texts.table(head, rows) if rows else []

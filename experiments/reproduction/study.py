@@ -1,0 +1,194 @@
+"""What all parts of the reproduction share: a run, its images, and results that are kept.
+
+A result is kept as soon as it is there, under a name that holds a hash of its recipe: the weights,
+the sampler, the seed, the number of images and whatever else it depends on. The recipe itself is
+inside and is compared. So a run that was killed goes on where it stopped, and nothing is ever taken
+for what it is not.
+"""
+
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxddim
+from experiments import ingest, runs, sample, writer
+from experiments.configs import flatten
+from experiments.evaluation import networks, references
+
+FORMAT = 1  # part of every recipe: raise it when results of the same recipe change
+CHUNK = {"cpu": 64}
+"""Images drawn at a time, by platform; 256 elsewhere. On a CPU twice as fast as chunks of 4."""
+
+Spacing = Literal["linear", "quadratic"]
+
+
+class Sampler(NamedTuple):
+    """A row of table 1.
+
+    Attributes:
+      name: of the row.
+      method: "ddim" or "ddpm".
+      eta: of DDIM.
+      variance: of DDPM.
+    """
+
+    name: str
+    method: Literal["ddim", "ddpm"]
+    eta: float
+    variance: Literal["small", "large"]
+
+
+SIGMA_HAT = Sampler("sigma-hat", "ddpm", 0.0, "large")
+SAMPLERS = (
+    *(Sampler(f"{eta:g}", "ddim", eta, "small") for eta in (0.0, 0.2, 0.5, 1.0)),
+    SIGMA_HAT,
+)
+DDIM = SAMPLERS[0]
+
+
+class Result(NamedTuple):
+    """What is kept.
+
+    Attributes:
+      numbers: for the report; JSON.
+      arrays: for its pictures.
+    """
+
+    numbers: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A run under study.
+
+    Attributes:
+      run: the trained network.
+      splits: the run's images.
+      network: what makes features of images.
+      num: samples in a cell of table 1.
+      num_encoded: images that are encoded and decoded.
+      max_steps: the largest S.
+      spacing: of the sampling times.
+      seed: of all noise.
+      folder: where everything goes.
+    """
+
+    run: runs.Trained
+    splits: references.Splits
+    network: networks.FeatureNetwork
+    num: int
+    num_encoded: int
+    max_steps: int
+    spacing: Spacing
+    seed: int
+    folder: Path
+
+    def kept(self, name: str, recipe: dict[str, Any], compute: Callable[[], Result]) -> Result:
+        """The result of a recipe: from `cells` in the folder when it is there, else computed.
+
+        Args:
+          name: how its files begin.
+          recipe: what it depends on besides the model and the seed; JSON.
+          compute: makes it.
+        """
+        recipe = json.loads(json.dumps(self.model | {"seed": self.seed} | recipe))
+        stem = self.folder / "cells" / f"{name}-{ingest.key(json.dumps(recipe, sort_keys=True))}"
+        found = _read(stem, recipe)
+        if found is not None:
+            print(f"{name}: kept", flush=True)
+            return found
+        began = time.perf_counter()
+        result = compute()
+        arrays, record = _files(stem)
+        if result.arrays:
+            writer.save_arrays(arrays, **result.arrays)
+        # last, since it is what makes the result complete
+        writer.save_json(record, {"recipe": recipe, "numbers": result.numbers})
+        print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
+        return result
+
+    @functools.cached_property
+    def model(self) -> dict[str, Any]:
+        """The part of a recipe that says what is sampled from."""
+        config = flatten(self.run.config)
+        about = {k: v for k, v in config.items() if k.startswith(("model.", "diffusion."))}
+        sha256 = weights_hash(self.run.variables)
+        return {"format": FORMAT, "checkpoint": self.run.step, "weights_sha256": sha256} | about
+
+    @functools.cached_property
+    def features_recipe(self) -> dict[str, Any]:
+        """The part of a recipe that says what makes features."""
+        network = self.network
+        weights, resize = network.weights, network.resize
+        return {"network": network.name, "network_weights": weights, "resize": resize}
+
+    def columns(self, steps: tuple[int, ...]) -> list[int]:
+        """These numbers of steps as far as they are below the largest S, and the largest."""
+        return [*(s for s in steps if s < self.max_steps), self.max_steps]
+
+    def config(self, sampler: Sampler, steps: int) -> sample.DrawConfig:
+        """What `experiments.sample` is given for such images."""
+        _, method, eta, variance = sampler
+        return sample.DrawConfig(
+            steps=steps,
+            method=method,
+            eta=eta,
+            variance=variance,
+            spacing=self.spacing,
+            seed=self.seed,
+        )
+
+    def chunk(self, num: int) -> int:
+        """How many of num images are drawn at a time."""
+        return min(num, CHUNK.get(jax.default_backend(), 256))
+
+    def grid(self, steps: int) -> jax.Array:
+        """The sampling times, int32 [S+1]."""
+        return jaxddim.timesteps(self.run.schedule.num_steps, steps, spacing=self.spacing)
+
+    def noise(self, shape: tuple[int, ...], name: str) -> jax.Array:
+        """x_T for images of the run, [*shape, h, w, 3], another one for each name."""
+        size = self.run.config.data.image_size
+        key = jax.random.fold_in(jax.random.key(self.seed), int(ingest.key(name)[:7], 16))
+        return jax.random.normal(key, (*shape, size, size, 3), jnp.float32)
+
+
+def _read(stem: Path, recipe: dict[str, Any]) -> Result | None:
+    """What is kept under this name; None where there is nothing, or something else or broken."""
+    path, record = _files(stem)
+    try:
+        record = json.loads(record.read_text())
+        if record["recipe"] != recipe:
+            return None
+        arrays = {}
+        if path.exists():
+            with path.open("rb") as file, np.load(file) as found:
+                arrays = dict(found)
+        return Result(record["numbers"], arrays)
+    except Exception:  # a file that a full disk cut short may raise anything
+        return None
+
+
+def _files(stem: Path) -> tuple[Path, Path]:
+    """Of the arrays and of the record; the stem may hold dots."""
+    return stem.with_name(stem.name + ".npz"), stem.with_name(stem.name + ".json")
+
+
+def weights_hash(variables: Any) -> str:
+    """sha256 over the names, shapes and values of a network's variables."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,65 @@
+"""Markdown of the report: tables, numbers and lists."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+ETA = {"sigma-hat": "σ̂"}
+"""How samplers are written where their names are not."""
+
+
+def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> list[str]:
+    """A table, with an empty line after it.
+
+    Example:
+      >>> table(["S", "FD"], [[10, "1.5"]])
+      ['| S | FD |', '| --- | --- |', '| 10 | 1.5 |', '']
+    """
+    head = [str(value) for value in head]
+    lines = [head, ["---"] * len(head), *([str(value) for value in row] for row in rows)]
+    return ["| " + " | ".join(line) + " |" for line in lines] + [""]
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number with so many significant digits, or more before the point.
+
+    Example:
+      >>> number(1234.5), number(0.012345), number(1.2e-7)
+      ('1234', '0.0123', '1.20e-07')
+    """
+    scientific = f"{value:.{digits - 1}e}"
+    exponent = int(scientific.partition("e")[2])
+    if not -4 <= exponent < 6:
+        return scientific
+    return f"{value:.{max(digits - 1 - exponent, 0)}f}"
+
+
+def listed(words: Iterable[Any]) -> str:
+    """Words in a sentence.
+
+    Example:
+      >>> listed([10, 20, 50]), listed(["a"])
+      ('10, 20 and 50', 'a')
+    """
+    first = [str(word) for word in words]
+    return " and ".join(filter(None, [", ".join(first[:-1]), first[-1]]))
+
+
+def eta(name: str) -> str:
+    """A sampler in a sentence.
+
+    Example:
+      >>> eta("0.5"), eta("sigma-hat")
+      ('eta = 0.5', 'σ̂')
+    """
+    return ETA.get(name, f"eta = {name}")
+
+
+def picture(name: str, caption: str) -> list[str]:
+    """A picture that lies beside the report, with its caption below."""
+    return [f"![{caption.partition('.')[0]}]({name})", "", f"*{caption}*", ""]
+
+
+def falling(values: Sequence[float]) -> bool:
+    """Whether each value is below the one before it."""
+    return all(b < a for a, b in itertools.pairwise(values))

@@ -1,0 +1,177 @@
+"""Figure 4: seconds over S, and what DDIM saves over the T steps of DDPM.
+
+Images are drawn in batches of one size, with compiling kept apart. Rounds go through all S in
+turn, so that a machine that slows down does so for all of them; a time is the median of its rounds.
+"""
+
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import compile_cache, runs, sample
+from experiments.reproduction import plots, quality, texts
+from experiments.reproduction.study import DDIM, SAMPLERS, SIGMA_HAT, Result, Study
+
+STEPS = (10, 20, 50, 100, 200, 500)
+ROUNDS = 3
+STEPS_A_ROUND = 200  # at least, so that short runs are repeated
+FEWEST = 3  # points of a line that could have been another curve
+LINEAR = 0.99
+"""R^2 from which on the time is called linear in S."""
+
+
+class Line(NamedTuple):
+    """Least squares: ``seconds = intercept + slope S``.
+
+    Attributes:
+      slope: seconds a step.
+      intercept: seconds.
+      r2: share of the variance that the line explains.
+    """
+
+    slope: float
+    intercept: float
+    r2: float
+
+
+def fitted(steps: list[int], seconds: list[float]) -> Line:
+    """The line through times.
+
+    Example:
+      >>> fitted([10, 20, 50], [3.0, 5.0, 11.0])
+      Line(slope=0.2, intercept=1.0, r2=1.0)
+    """
+    slope, intercept = np.polyfit(steps, seconds, 1)
+    rest = np.asarray(seconds) - (intercept + slope * np.asarray(steps))
+    spread = np.var(seconds)
+    r2 = 1 - np.mean(rest**2) / spread if spread else 1.0
+    return Line(*(round(float(value), 12) + 0.0 for value in (slope, intercept, r2)))
+
+
+def measure(study: Study) -> dict[str, Any]:
+    """Times, the line through them, and the quality that goes with them."""
+    steps, top = study.columns(STEPS), study.max_steps
+    batch = sample.chunk_size()
+    device = f"{jax.default_backend()}: {jax.local_devices()[0].device_kind}"
+    recipe = {"steps": steps, "batch": batch, "device": device, "versions": runs.versions()}
+    recipe |= {"spacing": study.spacing, "rounds": ROUNDS, "size": study.run.config.data.image_size}
+    kept = study.kept("figure4", recipe, lambda: Result(timed(study, steps), {})).numbers
+    cells = {s: quality.cell(study, DDIM, s).numbers for s in study.columns(quality.STEPS)}
+    ddpm = [s for s in SAMPLERS if s.eta == 1 or s == SIGMA_HAT]
+    record = {
+        "steps": steps,
+        "batch": batch,
+        "device": device,
+        "T": study.run.schedule.num_steps,
+        "num": study.num,
+        "labels": {name: study.network.label(name) for name in ("FD", "KID")},
+        **kept,
+        "line": fitted(steps, kept["seconds"])._asdict() if len(steps) >= FEWEST else None,
+        "ddim": [{"steps": s} | numbers for s, numbers in cells.items()],
+        "ddpm": [{"eta": s.name} | quality.cell(study, s, top).numbers for s in ddpm],
+    }
+    plots.save_timing(study.folder / "figure4.png", record)
+    return record
+
+
+def timed(study: Study, steps: list[int]) -> dict[str, Any]:
+    """Median seconds of a batch for each S, and for the DDPM of the largest."""
+    jobs = [(DDIM, s) for s in steps] + [(SIGMA_HAT, steps[-1])]
+    draws = [sample.sampler(study.config(*job), study.run) for job in jobs]
+    first, rounds = [], [[] for _ in jobs]
+    with compile_cache.switched_off():
+        for draw in draws:
+            began = time.perf_counter()
+            jax.block_until_ready(draw(0))
+            first.append(time.perf_counter() - began)
+    for _ in range(ROUNDS):
+        for (_, s), draw, spent in zip(jobs, draws, rounds, strict=True):
+            repeats = max(1, STEPS_A_ROUND // s)
+            began = time.perf_counter()
+            for _ in range(repeats):
+                jax.block_until_ready(draw(0))
+            spent.append((time.perf_counter() - began) / repeats)
+    medians = [statistics.median(spent) for spent in rounds]
+    compiling = [max(a - b, 0.0) for a, b in zip(first, medians, strict=True)]
+    return {
+        "seconds": medians[:-1],
+        "compiling": compiling[:-1],
+        "ddpm_seconds": medians[-1],
+        "rounds": rounds,
+    }
+
+
+def lines(record: dict[str, Any]) -> list[str]:
+    """Figure 4 and the speed-up, with what they show."""
+    steps, seconds, batch = record["steps"], record["seconds"], record["batch"]
+    rows = [
+        [s, f"{value:.3f}", f"{1000 * value / (s * batch):.3f}", f"{compiling:.1f}"]
+        for s, value, compiling in zip(steps, seconds, record["compiling"], strict=True)
+    ]
+    head = ["S", "seconds", "ms a step and image", "compiling, seconds"]
+    told = texts.table(head, rows)
+    told += texts.picture(
+        "figure4.png",
+        f"Wall-clock of DDIM over S. Batches of {batch} on {record['device']}, the median of "
+        f"{len(record['rounds'][0])} rounds, compiling not included; left linear, right "
+        "logarithmic.",
+    )
+    told += linear(record) if record["line"] else []
+    return told + speed_up(record)
+
+
+def linear(record: dict[str, Any]) -> list[str]:
+    """Whether time is linear in S."""
+    steps, seconds, line = record["steps"], record["seconds"], Line(**record["line"])
+    worst = max(
+        abs(line.intercept + line.slope * s - value) / value
+        for s, value in zip(steps, seconds, strict=True)
+    )
+    verdict = "is linear in S" if line.r2 >= LINEAR else "is **not** linear in S"
+    return [
+        f"Time {verdict}: seconds = {line.intercept:.3f} + {line.slope:.5f} S with R² = "
+        f"{line.r2:.5f}; the point farthest from the line is off by {worst:.1%} of itself.",
+        "",
+    ]
+
+
+def speed_up(record: dict[str, Any]) -> list[str]:
+    """DDIM at few steps beside DDPM at all of them."""
+    top, last = record["steps"][-1], record["ddpm_seconds"]
+    times = dict(zip(record["steps"], record["seconds"], strict=True))
+
+    def row(name: str, cell: dict[str, Any], spent: float) -> list[str]:
+        distances = [texts.number(cell["fd"]), quality.spread(cell)]
+        return [name, f"{spent:.3f}", f"{last / spent:.1f}", *distances]
+
+    rows = [row(f"DDIM, S = {c['steps']}", c, times[c["steps"]]) for c in record["ddim"]]
+    names = {"1": "DDPM (eta = 1)", SIGMA_HAT.name: "DDPM (σ̂)"}
+    rows += [row(f"{names[c['eta']]}, S = {top}", c, last) for c in record["ddpm"]]
+    labels = record["labels"]
+    told = texts.table(
+        ["", "seconds a batch", "times as fast", labels["FD"], labels["KID"]],
+        rows,
+    )
+    told += [f"Quality as in table 1, N = {record['num']}.", ""]
+    few = [cell for cell in record["ddim"] if cell["steps"] < top]
+    for c in record["ddpm"] if few else []:
+        name = f"{names[c['eta']]} of {top} steps"
+        equal = [d for d in few if d["kid"] <= c["kid"] or not quality.apart(d, c)]
+        if equal:
+            d = min(equal, key=lambda d: d["steps"])
+            how = "better than" if d["kid"] < c["kid"] else "within the spread of"
+            told.append(
+                f"* {name}: DDIM is {last / times[d['steps']]:.0f} times as fast at S = "
+                f"{d['steps']}, with a KID {how} its ({quality.spread(d)} to {quality.spread(c)}); "
+                "the paper finds 10 to 50 times."
+            )
+        else:
+            told.append(
+                f"* {name}: DDIM with fewer steps does not reach its KID of {quality.spread(c)} on "
+                "this network, so that there is no speed-up at equal quality to report; the paper "
+                "finds 10 to 50 times."
+            )
+    return [*told, ""]
