@@ -4,8 +4,8 @@ The DDIM paper's tables and figures for a trained run: DIR/paper/report.md with 
 all numbers in DIR/paper/report.json. Every cell of table 1, and every other piece of work, is kept
 as soon as it is done, so that the same command goes on where it was stopped.
 
-The defaults take about 25 minutes on two processor cores for the `demo` run, three quarters of them
-for S = T; with --max-steps 100 it is about 7. The paper's own setting is --num 50000
+The defaults take about 30 minutes on two processor cores for the `demo` run, two thirds of them
+for S = T; with --max-steps 100 it is about 10. The paper's own setting is --num 50000
 --network inception --network-weights FILE, with --spacing quadratic for CIFAR10.
 """
 
