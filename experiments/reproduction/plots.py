@@ -15,6 +15,7 @@ MARKERS = "osD^v"
 GREY = "#8a8580"
 DPI = 120
 WIDTH = 800  # pixels of a picture of images, about
+LETTER = 9  # pixels of a letter, with room
 
 
 @contextmanager
@@ -69,7 +70,8 @@ def save_images(
     pixels = writer.grid(images.reshape(r * c, h, w, 3), c, gap)
     zoom = max(1, round(WIDTH / pixels.shape[1]))
     pixels = pixels.repeat(zoom, 0).repeat(zoom, 1)
-    left, top, edge = 110 if rows else 4, 28 if columns else 4, 4
+    longest = max((len(str(name)) for name in rows), default=0)
+    left, top, edge = 4 + LETTER * longest, 28 if columns else 4, 4
     width, height = left + pixels.shape[1] + edge, top + pixels.shape[0] + edge
     sheet = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     # to the pixel, so that nothing is blurred
