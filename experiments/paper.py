@@ -113,7 +113,7 @@ def paper(config: PaperConfig) -> None:
         (study.folder / "report.md").write_text(markdown(record))
     except OSError as error:
         raise UserError(f"--out {study.folder} cannot be written to ({error.strerror})") from None
-    print(f"{study.folder / 'report.md'}: {len(records)} parts")
+    print(f"{study.folder / 'report.md'}: {', '.join(records)}")
 
 
 def check(config: PaperConfig) -> None:
