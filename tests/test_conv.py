@@ -224,13 +224,14 @@ def test_the_fast_path_changes_nothing_for_gpu_and_tpu(model, shape, platform):
     assert operations[0] == operations[1] and len(operations[0]) > 10
 
 
+@pytest.mark.slow  # compiles a network three times
 def test_one_export_serves_cpu_and_gpu():
     model, shape = NETWORKS[0]
     x, index = jnp.zeros(shape), jnp.zeros(shape[:1], jnp.int32)
-    variables = model.init(jax.random.key(0), x, index)
-    exported = jax.export.export(jax.jit(model.apply), platforms=["cpu", "cuda"])
+    variables, apply = jax.jit(model.init)(jax.random.key(0), x, index), jax.jit(model.apply)
+    exported = jax.export.export(apply, platforms=["cpu", "cuda"])
     output = exported(variables, x, index).call(variables, x, index)
-    np.testing.assert_allclose(output, model.apply(variables, x, index), atol=1e-5)
+    np.testing.assert_allclose(output, apply(variables, x, index), atol=1e-5)
 
 
 def test_compiler_options_are_accepted_here():

@@ -16,6 +16,7 @@ from experiments.reproduction import quality, texts, timing
 from tests import tiny
 from tests.test_cli import assert_mistake
 
+pytestmark = pytest.mark.slow  # five samplers, a timing and two coders are compiled
 root = tiny.root
 FLAGS = ("--max-steps", "10", "--num", "4", "--num-encoded", "3", "--seed", "3")
 BEFORE_THE_KILL = 3

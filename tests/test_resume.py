@@ -39,6 +39,7 @@ def wait_until(done, process):
 # -- stopped ------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # trains twice, in two calls of the command
 def test_stopped_at_10_of_20_and_continued_equals_uninterrupted_bit_for_bit(root, tmp_path):
     whole, _ = tiny.trained(root)
     flags = tiny.flags(root, tmp_path)
@@ -51,6 +52,7 @@ def test_stopped_at_10_of_20_and_continued_equals_uninterrupted_bit_for_bit(root
     assert without_speed(tmp_path) == without_speed(whole)
 
 
+@pytest.mark.slow  # trains twice, in two calls of the command
 def test_ctrl_c_saves_first_and_the_same_command_ends_in_the_same_bits(root, tmp_path, monkeypatch):
     whole, _ = tiny.trained(root)
     flags = tiny.flags(root, tmp_path)
@@ -75,6 +77,7 @@ def test_ctrl_c_saves_first_and_the_same_command_ends_in_the_same_bits(root, tmp
     assert points == [(line["step"], "loss" in line) for line in tiny.metrics(whole)]
 
 
+@pytest.mark.slow  # starts a process, which compiles
 def test_sigterm_from_outside_saves_the_step_it_came_in(root, tmp_path):
     flags = tiny.flags(root, tmp_path)
     endless = ["--train.steps", "100000", "--train.checkpoint-every", "100000"]

@@ -10,6 +10,7 @@ from experiments import points
 from tests import tiny
 from tests.test_cli import assert_mistake
 
+pytestmark = pytest.mark.slow  # six samplers and a training step are compiled
 root = tiny.root
 FILES = ["forward.png", "reverse.png", "methods.png", "trajectories.png", "animation.gif"]
 FILES += ["results.json", "table.md"]
@@ -27,7 +28,6 @@ def contents(workdir):
     return {name: (workdir / name).read_bytes() for name in FILES}
 
 
-@pytest.mark.slow  # six samplers and a training step are compiled
 def test_it_ends_well_and_writes_what_it_promises(run):
     workdir, finished = run
     assert (finished.code, finished.err) == (0, "")
