@@ -7,10 +7,16 @@ import numpy as np
 import pytest
 
 import jaxddim
+from experiments import sample
 from experiments.evaluation import likelihoods
 from jaxddim import likelihood
 
 SCALE = 0.4
+
+
+@pytest.fixture(autouse=True)
+def _chunks(monkeypatch):
+    monkeypatch.setattr(sample, "chunk_size", lambda run: 4)
 
 
 @pytest.fixture

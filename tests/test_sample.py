@@ -1,14 +1,17 @@
 """Sampling: image i depends on the weights, the seed, i and the method, and on nothing else."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 import jaxddim
 from experiments import runs, sample, writer
+from jaxddim.models import UNet
 from tests import tiny
 
 root = tiny.root
@@ -55,7 +58,7 @@ def sixty_four(trained, root):
 
 
 def expected_images(trained, num, seed=0, weights="ema", step=jaxddim.ddim_step):
-    """Images from the library itself, in the chunks of 4 that a CPU makes."""
+    """Images from the library itself, in the chunks of 16 that a CPU makes of small ones."""
     config = runs.load(str(trained))
     schedule, model = runs.build_schedule(config.diffusion), runs.build_model(config.model)
     variables = jaxddim.variables(tiny.state(trained), weights)
@@ -67,10 +70,10 @@ def expected_images(trained, num, seed=0, weights="ema", step=jaxddim.ddim_step)
         )
         grid = jaxddim.timesteps(1000, 4)
         key = jax.random.key(seed)
-        shape = (4, 8, 8, 3)
+        shape = (16, 8, 8, 3)
         return jaxddim.sample(key, denoise_fn, schedule, grid, shape, step=step, first_index=first)
 
-    return np.concatenate([draw(variables, first) for first in range(0, num, 4)])[:num]
+    return np.concatenate([draw(variables, first) for first in range(0, num, 16)])[:num]
 
 
 # -- what an image depends on -----------------------------------------------------------
@@ -128,6 +131,18 @@ def test_the_larger_variance_is_the_one_of_the_library(trained, draw):
     images = draw(4, "--method", "ddpm", "--variance", "large")
     np.testing.assert_array_equal(images, writer.to_uint8(expected_images(trained, 4, step=step)))
     assert (images != draw(4, "--method", "ddpm")).mean() > 0.5
+
+
+def test_one_call_of_a_large_network_makes_fewer_images(trained):
+    run = runs.restore(str(trained))
+    assert sample.chunk_size(run) == 16
+    for channels, chunk in ((96, 8), (256, 4)):
+        model = UNet(channels=channels, multipliers=(1,), num_blocks=1, attention=())
+        config = SimpleNamespace(data=SimpleNamespace(image_size=32))
+        x = jnp.zeros((1, 32, 32, 3))
+        variables = jax.eval_shape(model.init, jax.random.key(0), x, jnp.zeros(1, jnp.int32))
+        large = run._replace(config=config, model=model, variables=variables)
+        assert sample.chunk_size(large) == chunk
 
 
 def test_larger_chunks_change_images_by_rounding_only(trained, sixty_four):

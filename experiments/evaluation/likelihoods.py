@@ -86,7 +86,7 @@ def _measured(
     run: runs.Trained, images: np.ndarray, seed: int, of_chunk: ChunkFn
 ) -> dict[str, Any]:
     """Means over the first images, asked in chunks of one size, the last one filled up."""
-    n, chunk = min(IMAGES, len(images)), sample.chunk_size()
+    n, chunk = min(IMAGES, len(images)), sample.chunk_size(run)
     compiled, parts = jaxddim.compiled(of_chunk), []
     for start in monitor.tracked(range(0, n, chunk), "bits per dimension"):
         x0 = images[np.arange(start, start + chunk) % n].astype(np.float32) / 127.5 - 1
