@@ -16,6 +16,7 @@ from experiments.reproduction import plots, quality, texts
 from experiments.reproduction.study import DDIM, SAMPLERS, SIGMA_HAT, Result, Study
 
 STEPS = (10, 20, 50, 100, 200, 500)
+BATCH = 4  # images: enough for a time, and few for T steps of it
 ROUNDS = 3
 STEPS_A_ROUND = 200  # at least, so that short runs are repeated
 FEWEST = 3  # points of a line that could have been another curve
@@ -54,16 +55,15 @@ def fitted(steps: list[int], seconds: list[float]) -> Line:
 def measure(study: Study) -> dict[str, Any]:
     """Times, the line through them, and the quality that goes with them."""
     steps, top = study.columns(STEPS), study.max_steps
-    batch = sample.chunk_size(study.run)
     device = f"{jax.default_backend()}: {jax.local_devices()[0].device_kind}"
-    recipe = {"steps": steps, "batch": batch, "device": device, "versions": runs.versions()}
+    recipe = {"steps": steps, "batch": BATCH, "device": device, "versions": runs.versions()}
     recipe |= {"spacing": study.spacing, "rounds": ROUNDS, "size": study.run.config.data.image_size}
-    kept = study.kept("figure4", recipe, lambda: Result(timed(study, steps, batch), {})).numbers
+    kept = study.kept("figure4", recipe, lambda: Result(timed(study, steps), {})).numbers
     cells = {s: quality.cell(study, DDIM, s).numbers for s in study.columns(quality.STEPS)}
     ddpm = [s for s in SAMPLERS if s.eta == 1 or s == SIGMA_HAT]
     record = {
         "steps": steps,
-        "batch": batch,
+        "batch": BATCH,
         "device": device,
         "T": study.run.schedule.num_steps,
         "num": study.num,
@@ -77,10 +77,10 @@ def measure(study: Study) -> dict[str, Any]:
     return record
 
 
-def timed(study: Study, steps: list[int], batch: int) -> dict[str, Any]:
+def timed(study: Study, steps: list[int]) -> dict[str, Any]:
     """Median seconds of a batch for each S, and for the DDPM of the largest."""
     jobs = [(DDIM, s) for s in steps] + [(SIGMA_HAT, steps[-1])]
-    draws = [sample.sampler(study.config(*job), study.run, batch) for job in jobs]
+    draws = [sample.sampler(study.config(*job), study.run, BATCH) for job in jobs]
     first, rounds = [], [[] for _ in jobs]
     with compile_cache.switched_off():
         for draw in draws:
