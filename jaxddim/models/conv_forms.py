@@ -172,10 +172,6 @@ def _winograd_kernel(layer: Layer, x: jax.Array, y: jax.Array) -> jax.Array:
     return winograd.kernel_gradient(x, y)
 
 
-def _direct_input(layer: Layer, y: jax.Array, k: jax.Array) -> jax.Array:
-    return gradient(direct, 0, layer, y, k)
-
-
 def _space_to_depth_input(layer: Layer, y: jax.Array, k: jax.Array) -> jax.Array:
     return gradient(_space_to_depth, 0, layer, y, k)
 
@@ -204,18 +200,23 @@ def _is_wide_doubling(layer: Layer) -> bool:
     return _is_doubling(layer) and math.prod(layer.x[:3]) <= math.prod(layer.kernel[2:]) // 8
 
 
-def _is_many_tiles(layer: Layer, kernel: float) -> bool:
-    """Whether Winograd's form applies, to a kernel of at most so many bytes once transformed."""
+def _has_tiles(layer: Layer, least: int) -> bool:
+    """Whether Winograd's form applies, and has so many tiles to multiply with the kernel."""
     (b, h, w, _), (c, d) = layer.x, layer.kernel[2:]
     fits = layer.strides == (1, 1) and h % 4 == w % 4 == 0 and layer.precise
-    enough = min(c, d) >= 16 and b * h * w // 16 >= 64 and 36 * 4 * c * d <= kernel
     padded_by_one = not layer.transposed and layer.pads == [(1, 1), (1, 1)]
+    divides = c % 32 == d % 32 == 0 or not winograd.is_large(layer.kernel)
+    enough = min(c, d) >= 16 and b * h * w // 16 >= least and divides
     return layer.kernel[:2] == (3, 3) and fits and padded_by_one and enough
 
 
 def _is_wide(layer: Layer, times: int = 1) -> bool:
     b, h, w, d = layer.y
     return not layer.transposed and times * b * h * w <= d
+
+
+def _is_wide_with_tiles(layer: Layer) -> bool:
+    return _is_wide(layer) and _has_tiles(layer, 32) and winograd.is_large(layer.kernel)
 
 
 class Form(NamedTuple):
@@ -233,17 +234,14 @@ FORMS: tuple[Form, ...] = (
     Form(_is_pointwise, _pointwise),
     Form(_is_wide_doubling, _taps),
     Form(_is_doubling, _phases),
-    Form(partial(_is_many_tiles, kernel=10e6), _winograd, _winograd_input, _winograd_kernel),
-    Form(partial(_is_many_tiles, kernel=20e6), _winograd, _direct_input, _winograd_kernel),
+    Form(partial(_has_tiles, least=64), _winograd, _winograd_input, _winograd_kernel),
+    Form(_is_wide_with_tiles, direct, _columns_input, _winograd_kernel),
     Form(partial(_is_wide, times=4), direct, _columns_input, _columns_kernel),
     Form(_is_wide, direct, _columns_input),
     Form(_divides, direct, _space_to_depth_input),
     PLAIN,
 )
-"""The first that applies is taken. `python -m benchmarks.convs` measures whether it should.
-
-Winograd's input gradient is left to XLA where it would have to transpose a large kernel.
-"""
+"""The first that applies is taken. `python -m benchmarks.convs` measures whether it should."""
 
 
 def choose(layer: Layer) -> Form:
