@@ -177,6 +177,25 @@ def test_grad_norm_is_that_before_clipping():
     assert moved > 1e-2
 
 
+def test_grad_norm_of_large_arrays():
+    sizes = [(4096,), (4097,), (66, 78), (3, 3, 32, 64), (5, 4**6)]
+    rng = np.random.default_rng(0)
+    grads = [rng.standard_normal(size).astype(np.float32) for size in sizes]
+
+    def apply_fn(variables, x, index, **_):
+        slope = sum(jnp.vdot(p, g) for p, g in zip(variables["params"], grads, strict=True))
+        return x * 0 + slope, {}
+
+    params = [jnp.zeros(size) for size in sizes]
+    tx = optax.sgd(1.0)
+    state = jaxddim.TrainState(jnp.zeros((), jnp.int32), params, {}, params, tx.init(params))
+    options = {"apply_fn": apply_fn, "tx": tx, "schedule": SCHEDULE}
+    after, metrics = jax.jit(functools.partial(jaxddim.train_step, **options))(state, BATCH)
+    moved = np.concatenate([np.asarray(p, np.float64).ravel() for p in after.params])
+    np.testing.assert_allclose(metrics["grad_norm"], np.linalg.norm(moved), rtol=1e-6)
+    assert np.linalg.norm(moved) > 1
+
+
 def test_resumed_training_equals_uninterrupted_bit_for_bit():
     state, step = setup(Normed())
     step = jaxddim.jit_step(step)
