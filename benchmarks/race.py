@@ -1,4 +1,4 @@
-"""A race: in every round each contender runs for about a second, in random order.
+"""A race: in every round each contender runs for a second or a few, in random order.
 
 Before that each is called once, which compiles it, and those that should compute the same are
 compared. What fails or disagrees is left out with a line that says so.

@@ -38,10 +38,10 @@ def markdown(records: Records, picture: str | None) -> str:
 def _introduction(records: Records) -> Iterator[str]:
     yield "Written by `python -m benchmarks.run`; `benchmarks.json` has every single measurement."
     yield "Every contender has the same network with the same weights, the same batch and all"
-    yield "cores. Contenders are processes that take turns: in each round every one runs for about"
-    yield "a second, in random order. A figure is the median over the rounds, with the quartiles"
-    yield 'behind it; "times as fast" is the median of the rounds\' ratios. A training step is'
-    yield "noise, loss, gradient, Adam and the running average of the weights."
+    yield "cores. Contenders are processes that take turns: in each round every one runs for a"
+    yield "second or a few, in random order. A figure is the median over the rounds, with the"
+    yield 'quartiles behind it; "times as fast" is the median of the rounds\' ratios. A training'
+    yield "step is noise, loss, gradient, Adam and the running average of the weights."
     yield ""
     for made_with, parts in _environments(records).items():
         machine, versions, date = made_with

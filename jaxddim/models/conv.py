@@ -23,6 +23,7 @@ from jax.typing import DTypeLike
 
 from jaxddim.models import conv_forms as forms
 from jaxddim.models.lowering import by_platform
+from jaxddim.models.order import pair
 from jaxddim.models.spread import add_bias
 
 
@@ -96,7 +97,7 @@ def conv(
     layer = forms.Layer(x.shape, kernel.shape, strides, padding, transposed, x.dtype.itemsize >= 4)
     if _is_manual(x) or _is_manual(kernel):
         return forms.direct(layer, x, kernel)
-    return _conv_p.bind(x, kernel, layer=layer)
+    return _conv_p.bind(*pair(x, kernel), layer=layer)
 
 
 def _is_manual(a: jax.Array) -> bool:
