@@ -188,6 +188,7 @@ def test_pair_changes_no_number_and_survives_what_functions_are_put_through():
     many = jnp.stack([k, 2 * k])
     mapped = [jax.vmap(function, (None, 0))(x, many) for function in (slopes, expected)]
     chex.assert_trees_all_close(*mapped, rtol=1e-6)
+    chex.assert_trees_all_equal(slopes(x[:0], k), expected(x[:0], k))
     second = [jax.jacfwd(function, 1)(x, k) for function in (slopes, expected)]
     chex.assert_trees_all_close(*second, rtol=1e-6)
 

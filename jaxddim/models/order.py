@@ -21,6 +21,8 @@ def _after(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _after_one_cpu(a: jax.Array, b: jax.Array) -> jax.Array:
+    if b.size == 0:
+        return a
     number = b[(0,) * b.ndim]
     return a + ((number < 0) & (number > 0)).astype(a.dtype)  # always 0
 
