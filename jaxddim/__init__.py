@@ -7,6 +7,7 @@ Networks live in `jaxddim.models`, likelihoods in `jaxddim.likelihood`, and the 
 """
 
 from jaxddim import discrete, likelihood
+from jaxddim.compilation import compiled, compiler_options
 from jaxddim.forward import q_posterior, q_sample, q_step
 from jaxddim.grids import timesteps
 from jaxddim.langevin import corrector, langevin_step
@@ -39,8 +40,6 @@ from jaxddim.schedules import (
 from jaxddim.steps import ddim_step, ddpm_step
 from jaxddim.training import (
     TrainState,
-    compiled,
-    compiler_options,
     create_state,
     jit_step,
     pmap_step,

@@ -32,7 +32,7 @@ def _quick_compiler(trained):
     """Compiles in half the time; the run itself is shared, and was trained before."""
     options = {"xla_backend_optimization_level": 0}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxddim.training, "compiler_options", lambda: options)
+        patch.setattr(jaxddim.compilation, "compiler_options", lambda: options)
         yield
 
 

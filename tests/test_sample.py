@@ -45,7 +45,7 @@ def draw(trained, tmp_path):
 def quick_compiler(monkeypatch):
     """Compiles in half the time, for what does not compare bits."""
     options = {"xla_backend_optimization_level": 0}
-    monkeypatch.setattr(jaxddim.training, "compiler_options", lambda: options)
+    monkeypatch.setattr(jaxddim.compilation, "compiler_options", lambda: options)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ def trained(root):
 def quick_compiler(monkeypatch):
     """Compiles in half the time, for what does not compare numbers."""
     options = {"xla_backend_optimization_level": 0}
-    monkeypatch.setattr(jaxddim.training, "compiler_options", lambda: options)
+    monkeypatch.setattr(jaxddim.compilation, "compiler_options", lambda: options)
 
 
 # -- what a run leaves ---------------------------------------------------------------
