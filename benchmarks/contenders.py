@@ -89,6 +89,8 @@ class Jax:
 
         import jaxddim
 
+        if name != "flax":
+            jaxddim.keep_memory()
         self.jax, self.steps = jax, steps
         self.jit = jax.jit if name in ("flax", "xla") else jaxddim.compiled
         self.patch = plain_layers if name == "flax" else contextlib.nullcontext

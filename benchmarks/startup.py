@@ -80,6 +80,7 @@ def _time_compilation(config: str) -> None:
     import jaxddim
     from experiments import configs, runs
 
+    jaxddim.keep_memory()
     run = configs.PRESETS[config]()
     model, diffusion, size = runs.build_model(run.model), run.diffusion, run.data.image_size
 

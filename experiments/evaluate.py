@@ -18,6 +18,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+import jaxddim
 from experiments import cli, compile_cache, ingest, runs, sample, writer
 from experiments.cli import UserError
 from experiments.evaluation import networks, references
@@ -60,6 +61,7 @@ def evaluate(config: EvaluateConfig) -> None:
     began = time.perf_counter()
     check(config)
     compile_cache.switch_on()
+    jaxddim.keep_memory()
     run = runs.restore(config.workdir, config.checkpoint, config.weights)
     if config.samples is None:
         grid = np.asarray(sample.time_grid(config, run))

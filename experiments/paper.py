@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
+import jaxddim
 from experiments import cli, compile_cache, runs, sample, writer
 from experiments.cli import UserError
 from experiments.evaluation import networks, references
@@ -104,6 +105,7 @@ def paper(config: PaperConfig) -> None:
     began = time.perf_counter()
     check(config)
     compile_cache.switch_on()
+    jaxddim.keep_memory()
     study = open_study(config)
     try:
         records = {name: PARTS[name].measure(study) for name in config.parts}

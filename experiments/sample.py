@@ -74,6 +74,7 @@ def sample(config: SampleConfig) -> None:
     """
     check(config)
     compile_cache.switch_on()
+    jaxddim.keep_memory()
     run = runs.restore(config.workdir, config.checkpoint, config.weights)
     batches = rebatch(drawn(config, run, config.num), config.num, config.batch_size)
     try:

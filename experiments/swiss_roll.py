@@ -34,7 +34,7 @@ from experiments.cli import UserError
 from experiments.configs import flatten
 from experiments.point_distances import BANDWIDTHS, DIRECTIONS
 from experiments.writer import replace
-from jaxddim import TrainState
+from jaxddim import TrainState, keep_memory
 
 WEIGHTS, TRAINING, SAMPLING, DATA, PICTURES = range(5)
 """What is folded into the key of the seed."""
@@ -72,6 +72,7 @@ def swiss_roll(config: SwissRollConfig) -> None:
     """
     check(config)
     compile_cache.switch_on()
+    keep_memory()
     console = Console(highlight=False, soft_wrap=True)
     record = runs.read(config.workdir, "swiss_roll")
     if record:

@@ -26,6 +26,7 @@ def train(config: Config) -> int:
     console = Console(highlight=False, soft_wrap=True)
     check(config)
     compile_cache.switch_on()
+    jaxddim.keep_memory()
     schedule = runs.build_schedule(config.diffusion)
     abstract = runs.abstract_state(config)
     record = runs.read(config.workdir)

@@ -7,7 +7,7 @@ Networks live in `jaxddim.models`, likelihoods in `jaxddim.likelihood`, and the 
 """
 
 from jaxddim import discrete, likelihood
-from jaxddim.compilation import compiled, compiler_options
+from jaxddim.compilation import compiled, compiler_options, keep_memory
 from jaxddim.forward import q_posterior, q_sample, q_step
 from jaxddim.grids import timesteps
 from jaxddim.langevin import corrector, langevin_step
@@ -83,6 +83,7 @@ __all__ = [
     "interpolate",
     "jit_step",
     "jsd",
+    "keep_memory",
     "langevin_step",
     "likelihood",
     "linear",

@@ -1,5 +1,7 @@
-"""Compilation by jax.jit with the options that suit the machine."""
+"""What suits the machine: options for jax.jit, and memory that is kept between calls."""
 
+import contextlib
+import ctypes
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -35,3 +37,29 @@ def compiler_options() -> dict[str, Any]:
     except jax.errors.JaxRuntimeError:
         return {}
     return options
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def keep_memory() -> None:
+    """Lets this process keep the memory that computations on CPU free, instead of returning it.
+
+    A compiled function asks for all its temporary memory at once and frees it at its end. glibc
+    gets so large a piece from the kernel every time, a page at a time as it is touched, which
+    takes a sixth of the time of a training step. Afterwards it takes next to none. The process
+    holds what it held at its peak, and a call returns when its result is there: only in the
+    calling thread can glibc keep such pieces.
+
+    Call it once, before the first computation (and after ``jax.distributed.initialize``). It
+    changes nothing on GPU and TPU, nor where the C library is another one than glibc.
+
+    Example:
+      >>> keep_memory()
+    """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if jax.default_backend() == "cpu":
+        with contextlib.suppress(AttributeError, OSError, TypeError):
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(_M_MMAP_MAX, 0)
+            mallopt(_M_TRIM_THRESHOLD, -1)

@@ -276,8 +276,3 @@ def test_one_export_serves_cpu_and_gpu():
     exported = jax.export.export(apply, platforms=["cpu", "cuda"])
     output = exported(variables, x, index).call(variables, x, index)
     np.testing.assert_allclose(output, apply(variables, x, index), atol=1e-5)
-
-
-def test_compiler_options_are_accepted_here():
-    options = jaxddim.compiler_options()
-    assert float(jax.jit(lambda x: 2 * x, compiler_options=options)(1.0)) == 2

@@ -337,8 +337,3 @@ def test_impossible_options_are_errors(options, match):
 def test_zero_terminal_snr_trains_with_v():
     state, step = setup(schedule=jaxddim.zero_terminal_snr(SCHEDULE), kind="v")
     chex.assert_tree_all_finite(run(state, jax.jit(step), 5))
-
-
-def test_compiler_options_are_accepted_here():
-    options = jaxddim.compiler_options()
-    assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2

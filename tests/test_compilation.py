@@ -1,0 +1,73 @@
+"""Options for jax.jit that this jaxlib still needs, and memory that stays with the process."""
+
+import ctypes
+import json
+import statistics
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxddim
+from tests import tiny
+
+
+def test_compiler_options_are_accepted_here():
+    options = jaxddim.compiler_options()
+    assert float(jax.jit(lambda x: 2 * x, compiler_options=options)(1.0)) == 2
+
+
+def test_this_jaxlib_still_needs_the_option():
+    """Where this fails, `compiler_options` may have nothing left to do: time it without."""
+
+    def compiled_text(options):
+        x, k = jnp.ones([8, 32, 32, 64]), jnp.ones([3, 3, 64, 64])
+        conv = jax.jit(
+            lambda x, k: jax.lax.conv_general_dilated(
+                x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            ),
+            compiler_options=options,
+        )
+        return conv.lower(x, k).compile().as_text()
+
+    assert "ynn_fusion" in compiled_text({}), "XLA no longer hands convolutions to YNNPACK"
+    assert "ynn_fusion" not in compiled_text(jaxddim.compiler_options())
+
+
+PAGES = """
+import functools, json, resource, sys
+import jax, jax.numpy as jnp
+import jaxddim
+if sys.argv[1] == "keep":
+    jaxddim.keep_memory()
+a, k = jnp.ones([16384, 256]), jnp.zeros([256, 256])  # what one layer remembers takes 16 MiB
+network = lambda k: functools.reduce(lambda h, _: jnp.tanh(h @ k), range(8), a)
+f = jax.jit(jax.grad(lambda k: jnp.sum(network(k))))
+pages = []
+for _ in range(10):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    f(k).block_until_ready()
+    pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(json.dumps(pages))
+"""
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "mallopt"),
+    reason="glibc is what keep_memory tells to keep memory",
+)
+def test_kept_memory_is_not_asked_for_again():
+    def last_calls(argument):
+        process = subprocess.run(
+            [sys.executable, "-c", PAGES, argument],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tiny.REPOSITORY,
+        )
+        return json.loads(process.stdout)[-5:]
+
+    assert statistics.median(last_calls("")) > 20_000
+    assert statistics.median(last_calls("keep")) < 1_000
