@@ -1,6 +1,5 @@
 """What suits the machine: options for jax.jit, and memory that is kept between calls."""
 
-import contextlib
 import ctypes
 import functools
 from collections.abc import Callable
@@ -47,7 +46,7 @@ def keep_memory() -> None:
 
     A compiled function asks for all its temporary memory at once and frees it at its end. glibc
     gets so large a piece from the kernel every time, a page at a time as it is touched, which
-    takes a sixth of the time of a training step. Afterwards it takes next to none. The process
+    takes up to a sixth of a training step's time. Afterwards it takes next to none. The process
     holds what it held at its peak, and a call returns when its result is there: only in the
     calling thread can glibc keep such pieces.
 
@@ -57,9 +56,11 @@ def keep_memory() -> None:
     Example:
       >>> keep_memory()
     """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # not glibc
+        return
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.default_backend() == "cpu":
-        with contextlib.suppress(AttributeError, OSError, TypeError):
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(_M_MMAP_MAX, 0)
-            mallopt(_M_TRIM_THRESHOLD, -1)
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
