@@ -121,13 +121,12 @@ def memory(setting: Setting) -> Records:
         note = "The memory of processes says nothing about a GPU's; it was not measured"
         yield "processes", {"rows": [], "notes": [note]}
         return
-    rows, notes = [], setting.without
     for network, batch in MEMORY:
         if network not in setting.networks or batch not in setting.batches:
             continue
+        where, rows, notes = f"{NETWORKS[network]}, batch {batch}", [], setting.without
         names = ("jax", *(("remat",) if network == "unet" else ()), "flax")
         for name in names + (PYTORCH if setting.torch else ()):
-            where = f"{NETWORKS[network]}, batch {batch}"
             setting.show(f"{NAMES[name]} trains {where}")
             args = setting.entry(name, network, batch).args
             try:
@@ -136,8 +135,9 @@ def memory(setting: Setting) -> Records:
             except Died as death:
                 notes.append(f"{where}: {NAMES[name]} was left out: {death}")
                 continue
-            rows.append({"network": network, "batch": batch, "contender": name, "peak_gb": peak})
-    yield "processes", {"rows": rows, "notes": notes}
+            rows.append({"contender": name, "peak_gb": peak})
+        found = {"network": network, "batch": batch, "rows": rows, "notes": notes}
+        yield f"{network}/{batch}", found
 
 
 def peak(setting: Setting) -> Records:
@@ -173,16 +173,8 @@ def _figures(part: str) -> Callable[[Setting], Records]:
     return measure
 
 
-def _measure(module: str) -> dict[str, str]:
-    return dict(_flat("", importlib.import_module(module).measure()))
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    if not isinstance(value, dict):
-        yield prefix, f"{value:.4g}" if isinstance(value, float) else str(value)
-        return
-    for name, inner in value.items():
-        yield from _flat(f"{prefix}: {name}" if prefix else str(name), inner)
+def _measure(module: str) -> dict[str, Any]:
+    return importlib.import_module(module).measure()
 
 
 PARTS: dict[str, Callable[[Setting], Records]] = {
