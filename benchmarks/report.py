@@ -40,8 +40,9 @@ def _introduction(records: Records) -> Iterator[str]:
     yield "cores. Contenders are processes that take turns: in each round every one runs for a"
     yield "second or a few, in random order. A figure is the median over the rounds, with the"
     yield 'quartiles behind it; "times as fast" is the median of the rounds\' ratios. A training'
-    yield "step is noise, loss, gradient, Adam and the running average of the weights. This project"
-    yield "calls `jaxddim.keep_memory()`, as its commands do; plain Flax does not."
+    yield "step is noise, loss, gradient, Adam and the running average of the weights. Since"
+    yield "2026-11-25 this project calls `jaxddim.keep_memory()`, as its commands do; plain Flax"
+    yield "does not."
     yield ""
     for made_with, parts in _environments(records).items():
         machine, versions, date = made_with
