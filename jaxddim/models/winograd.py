@@ -21,6 +21,7 @@ The six points are 0, +-5/8, +-3/2 and infinity. They cause less than half the e
 Source: arXiv 1509.09308; on points and error arXiv 1803.10986.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -51,9 +52,13 @@ _AT, _G, _BT = _matrices()
 
 def _combine(matrix: np.ndarray, parts: list[jax.Array], axis: int = 0) -> jax.Array:
     """The rows of a small matrix times a list of arrays, stacked."""
+
+    def times(part: jax.Array, weight: float) -> jax.Array:
+        return part if weight == 1 else lax.mul(part, lax.full_like(part, weight))
+
     rows = (
-        sum(part * float(weight) for weight, part in zip(row, parts, strict=True) if weight)
-        for row in matrix
+        functools.reduce(lax.add, [times(p, w) for w, p in zip(row, parts, strict=True) if w])
+        for row in matrix.tolist()
     )
     return jnp.stack(list(rows), axis)
 
