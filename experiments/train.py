@@ -97,7 +97,6 @@ def train(config: Config) -> int:
         train_step, place, single = jaxddim.jit_step(step_fn), jnp.asarray, lambda state: state
     validate = previews.make_validation(config, model, schedule, held_out.images)
     draw = previews.make_sampler(config, model, schedule)
-    log = writer.Writer(config.workdir, step)
 
     # training
     with monitor.stop_signals() as stopped:
@@ -106,6 +105,8 @@ def train(config: Config) -> int:
             state, metrics = train_step(state, place(next(batches)))
             jax.block_until_ready(metrics)
         console.print(f"compiled; first step after {time.perf_counter() - started:.1f} s")
+        # not before: TensorBoard's writer imports PyTorch, where there is one, for two seconds
+        log = writer.Writer(config.workdir, step)
         with monitor.progress(console, step, total) as show:
             window = monitor.Window(batch_size)
             try:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 import jaxddim
-from experiments import data, previews, runs
+from experiments import data, previews, runs, writer
 from experiments.configs import Config, DataConfig, LoopConfig, flatten
 from tests import tiny
 
@@ -108,6 +109,19 @@ def test_each_epoch_says_epoch_step_and_loss(root):
     assert "epoch 1 | step 8 | loss" in finished.out
     assert "2,947 parameters" in finished.out
     assert "58 images of rendered at 8x8" in finished.out
+
+
+def test_the_first_step_does_not_wait_for_tensorboard(root, tmp_path, monkeypatch):
+    said, real = [], writer.Writer
+
+    def spy(*args):
+        said.append(sys.stdout.getvalue())
+        return real(*args)
+
+    monkeypatch.setattr(writer, "Writer", spy)
+    flags = [*tiny.flags(root, tmp_path), "--train.steps", "1"]
+    assert tiny.command("train", *flags).code == 0
+    assert "first step after" in said[0]
 
 
 # -- validation ----------------------------------------------------------------------
