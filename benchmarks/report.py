@@ -40,9 +40,8 @@ def _introduction(records: Records) -> Iterator[str]:
     yield "cores. Contenders are processes that take turns: in each round every one runs for a"
     yield "second or a few, in random order. A figure is the median over the rounds, with the"
     yield 'quartiles behind it; "times as fast" is the median of the rounds\' ratios. A training'
-    yield "step is noise, loss, gradient, Adam and the running average of the weights. Since"
-    yield "2026-11-25 this project calls `jaxddim.keep_memory()`, as its commands do; plain Flax"
-    yield "does not."
+    yield "step is noise, loss, gradient, Adam and the running average of the weights. This"
+    yield "project calls `jaxddim.keep_memory()`, as its commands do; plain Flax does not."
     yield ""
     for made_with, parts in _environments(records).items():
         machine, versions, date = made_with
@@ -234,9 +233,10 @@ def _startup(records: Records) -> list[str]:
     lines = [
         "## Start-up",
         "",
-        "Seconds with an empty compilation cache (cold), and the same again (warm). *First step*",
-        "is from the start of `experiments.train` to the end of its first step. The others are",
-        "stages of a training step of 8 images; (cpu) counts the seconds of all threads.",
+        "Seconds with an empty compilation cache (cold), and the same again (warm, the median of",
+        "three). *First step* is from the start of `experiments.train` to the end of its first",
+        "step. The others are stages of a training step of 8 images; (cpu) counts the seconds of",
+        "all threads.",
         "",
     ]
     table = ((what, of.get("cold"), of.get("warm")) for what, of in rows.items())
