@@ -31,19 +31,17 @@ def measure() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as home:
         for config in CONFIGS:
             subprocess.run([sys.executable, "-c", DRAW, config], check=True, **_where(home, "draw"))
-            for cache, times in TIMES.items():
-                seconds = [first_step(home, config) for _ in range(times)]
-                found[f"{config} first step, {cache}"] = statistics.median(seconds)
-            for cache, times in TIMES.items():
-                stages = [compile_step(home, config) for _ in range(times)]
-                for name in stages[0]:
-                    seconds = [stage[name] for stage in stages]
-                    found[f"{config} {name}, {cache}"] = statistics.median(seconds)
+            for measured in (first_step, compile_step):
+                for cache, times in TIMES.items():
+                    runs = [measured(home, config) for _ in range(times)]
+                    for name in runs[0]:
+                        seconds = statistics.median(run[name] for run in runs)
+                        found[f"{config} {name}, {cache}"] = seconds
     return found
 
 
-def first_step(home: str, config: str) -> float:
-    """From the start of the process of `experiments.train` to the end of its first step."""
+def first_step(home: str, config: str) -> dict[str, float]:
+    """Seconds from the start of the process of `experiments.train` to the end of its first step."""
     workdir = tempfile.mkdtemp(dir=home)
     command = [sys.executable, "-m", "experiments.train", "--config", config, "--workdir", workdir]
     began = time.perf_counter()
@@ -54,7 +52,7 @@ def first_step(home: str, config: str) -> float:
         try:
             if not any("first step" in line for line in process.stdout):
                 raise RuntimeError(f"{' '.join(command)} ended before its first step")
-            return time.perf_counter() - began
+            return {"first step": time.perf_counter() - began}
         finally:
             process.kill()
 
