@@ -18,18 +18,24 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-import jaxddim
-from experiments import cli, compile_cache, ingest, runs, sample, writer
-from experiments.cli import UserError
-from experiments.evaluation import networks, references
+from experiments.data import cache
+from experiments.evaluation import images, references
+from experiments.evaluation.features import loading
 from experiments.evaluation.metrics import DEFAULT, METRICS, Subject
+from experiments.terminal import checks, cli
+from experiments.terminal.errors import UserError
+from experiments.terminal.files import save_json, to_json
+from experiments.terminal.progress import tracked
+from jaxddim.runs import drawing, trained
+from jaxddim.runs import record as records
+from jaxddim.runs.trained import Trained
 
 NUM = 2000
 FEWEST = 4  # images, for a third neighbour and for two blocks
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(sample.DrawConfig):
+class EvaluateConfig(drawing.DrawConfig):
     """Measure how good a trained run's samples are."""
 
     seed: int = 0
@@ -48,7 +54,7 @@ class EvaluateConfig(sample.DrawConfig):
     """FILE.pth or FILE.safetensors with the weights of inception."""
     out: str | None = None
     """FILE.json for the record; pictures go beside it."""
-    data: references.Places = field(default_factory=references.Places)
+    data: images.Places = field(default_factory=images.Places)
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -60,22 +66,20 @@ def evaluate(config: EvaluateConfig) -> None:
     """
     began = time.perf_counter()
     check(config)
-    compile_cache.switch_on()
-    jaxddim.keep_memory()
-    run = runs.restore(config.workdir, config.checkpoint, config.weights)
+    run = trained.restore(config.workdir, config.checkpoint, config.weights)
     if config.samples is None:
-        grid = np.asarray(sample.time_grid(config, run))
+        grid = np.asarray(drawing.time_grid(config, run))
         draw = functools.partial(drawn, config, run)
     else:
         grid, draw = None, functools.partial(read, config, run)
-    network = functools.cache(lambda: networks.load(config.network, config.network_weights))
+    network = functools.cache(lambda: loading.load(config.network, config.network_weights))
     if any(METRICS[name].features for name in config.metrics):
         network()  # what is wrong with its weights is told before hours of sampling
-    splits = references.splits(config.workdir, config.data)
+    splits = images.splits(config.workdir, config.data)
     if len(splits.images[config.reference]) < FEWEST:
         raise UserError(f"--reference {config.reference} has fewer than {FEWEST} images")
     out = Path(config.out) if config.out else default_out(config, run)
-    sample.make_folder(out.parent)
+    checks.make_folder(out.parent)
     subject = Subject(
         run,
         splits,
@@ -92,17 +96,17 @@ def evaluate(config: EvaluateConfig) -> None:
                 results |= METRICS[name].measure(subject)
         subject.seconds["total"] = time.perf_counter() - began
         record = describe(config, subject, grid, results, out)
-        writer.save_json(out, record)
+        save_json(out, record)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written ({error.strerror})") from None
-    print(writer.to_json(record), end="")
+    print(to_json(record), end="")
 
 
 def check(config: EvaluateConfig) -> None:
     """Raises a UserError for settings that cannot work."""
-    sample.check_numbers(config, "num", "steps")
+    checks.check_numbers(config, "num", "steps")
     if config.samples is None:
-        sample.check_step(config)
+        checks.check_step(config)
     if config.num is not None and config.num < FEWEST:
         raise UserError(f"--num must be at least {FEWEST}, got {config.num}")
     if not config.metrics:
@@ -114,13 +118,14 @@ def check(config: EvaluateConfig) -> None:
         raise UserError(f"--out {config.out}: expected a FILE.json")
 
 
-def drawn(config: EvaluateConfig, run: runs.Trained) -> np.ndarray:
+def drawn(config: EvaluateConfig, run: Trained) -> np.ndarray:
     """The images that `experiments.sample` would draw, uint8 [num, h, w, 3]."""
     num = NUM if config.num is None else config.num
-    return np.concatenate(list(sample.drawn(config, run, num)))[:num]
+    track = functools.partial(tracked, what="sampling")
+    return np.concatenate(list(drawing.drawn(config, run, num, track=track)))[:num]
 
 
-def read(config: EvaluateConfig, run: runs.Trained) -> np.ndarray:
+def read(config: EvaluateConfig, run: Trained) -> np.ndarray:
     """The images of --samples, uint8 [num, h, w, 3].
 
     Raises:
@@ -164,10 +169,10 @@ def _read_folder(path: Path) -> np.ndarray:
     return np.stack(images)
 
 
-def default_out(config: EvaluateConfig, run: runs.Trained) -> Path:
+def default_out(config: EvaluateConfig, run: Trained) -> Path:
     """DIR/evaluations/STEP-METHOD-KEY.json; other settings have another key."""
     how = f"{config.method}{config.steps}" if config.samples is None else "files"
-    key = ingest.key(dataclasses.replace(config, workdir=""))
+    key = cache.key(dataclasses.replace(config, workdir=""))
     return Path(config.workdir) / "evaluations" / f"{run.step:07d}-{how}-{key}.json"
 
 
@@ -221,7 +226,7 @@ def describe(
         "files": {"record": str(out)} | subject.files,
         "seconds": {name: round(value, 2) for name, value in subject.seconds.items()},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": runs.versions(),
+        "versions": records.versions(),
         "device": f"{jax.default_backend()}: {jax.local_devices()[0].device_kind}",
     }
 

@@ -19,10 +19,8 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-import jaxddim
-from experiments import cli, compile_cache, runs, sample, writer
-from experiments.cli import UserError
-from experiments.evaluation import networks, references
+from experiments.evaluation import images
+from experiments.evaluation.features import loading
 from experiments.reproduction import (
     consistency,
     interpolation,
@@ -33,6 +31,11 @@ from experiments.reproduction import (
     timing,
 )
 from experiments.reproduction.study import Spacing, Study
+from experiments.terminal import checks, cli
+from experiments.terminal.errors import UserError
+from experiments.terminal.files import save_json
+from jaxddim.runs import record as records
+from jaxddim.runs import trained
 
 FEWEST = 4  # samples, for two blocks of KID
 
@@ -92,7 +95,7 @@ class PaperConfig:
     """What makes features of images."""
     network_weights: str | None = None
     """FILE.pth or FILE.safetensors with the weights of inception."""
-    data: references.Places = field(default_factory=references.Places)
+    data: images.Places = field(default_factory=images.Places)
 
 
 def paper(config: PaperConfig) -> None:
@@ -104,14 +107,12 @@ def paper(config: PaperConfig) -> None:
     """
     began = time.perf_counter()
     check(config)
-    compile_cache.switch_on()
-    jaxddim.keep_memory()
     study = open_study(config)
     try:
         records = {name: PARTS[name].measure(study) for name in config.parts}
         record = describe(config, study) | {"parts": records}
         record["seconds"] = round(time.perf_counter() - began, 1)
-        writer.save_json(study.folder / "report.json", record)
+        save_json(study.folder / "report.json", record)
         (study.folder / "report.md").write_text(markdown(record))
     except OSError as error:
         raise UserError(f"--out {study.folder} cannot be written to ({error.strerror})") from None
@@ -120,7 +121,7 @@ def paper(config: PaperConfig) -> None:
 
 def check(config: PaperConfig) -> None:
     """Raises a UserError for settings that cannot work."""
-    sample.check_numbers(config, "num", "num_encoded", "max_steps")
+    checks.check_numbers(config, "num", "num_encoded", "max_steps")
     if config.num < FEWEST:
         raise UserError(f"--num must be at least {FEWEST}, got {config.num}")
     if not config.parts:
@@ -132,18 +133,18 @@ def check(config: PaperConfig) -> None:
 
 def open_study(config: PaperConfig) -> Study:
     """The run with all that its parts need."""
-    run = runs.restore(config.workdir, config.checkpoint, config.weights)
+    run = trained.restore(config.workdir, config.checkpoint, config.weights)
     T = run.schedule.num_steps
     if (config.max_steps or 1) > T:
         raise UserError(f"--max-steps must be at most T = {T}, got {config.max_steps}")
-    network = networks.load(config.network, config.network_weights)
-    splits = references.splits(config.workdir, config.data)
+    network = loading.load(config.network, config.network_weights)
+    splits = images.splits(config.workdir, config.data)
     if "table2" in config.parts and not len(splits.images["holdout"]):
         raise UserError(
             "the run held no images out that table2 could reconstruct: leave it out of --parts"
         )
     folder = Path(config.out) if config.out else Path(config.workdir) / "paper"
-    sample.make_folder(folder)
+    checks.make_folder(folder)
     return Study(
         run,
         splits,
@@ -169,7 +170,7 @@ def describe(config: PaperConfig, study: Study) -> dict[str, Any]:
         },
         "features": study.features_recipe,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": runs.versions(),
+        "versions": records.versions(),
         "device": f"{jax.default_backend()}: {jax.local_devices()[0].device_kind}",
     }
 

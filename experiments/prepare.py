@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from experiments import cifar, cli, prepared, stanford_cars
+from experiments.data.sources import cifar10, prepared, stanford_cars
+from experiments.terminal import cli
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def prepare(config: PrepareConfig) -> Prepared:
     Raises:
       UserError: when there is nothing to prepare from, or it is damaged.
     """
-    source = stanford_cars if config.source == "cars196" else cifar
+    source = stanford_cars if config.source == "cars196" else cifar10
     folder, notes = source.ensure(config.path, config.data_dir)
     sizes = prepared.split_sizes(source.builder(config.data_dir))
     return Prepared(folder, sizes, notes)

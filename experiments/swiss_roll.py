@@ -20,21 +20,16 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from experiments import (
-    checkpoints,
-    cli,
-    compile_cache,
-    monitor,
-    point_pictures,
-    point_report,
-    points,
-    runs,
-)
-from experiments.cli import UserError
-from experiments.configs import flatten
-from experiments.point_distances import BANDWIDTHS, DIRECTIONS
-from experiments.writer import replace
-from jaxddim import TrainState, keep_memory
+from experiments.points import pictures, report, roll
+from experiments.points.distances import BANDWIDTHS, DIRECTIONS
+from experiments.terminal import cli
+from experiments.terminal.errors import UserError
+from experiments.terminal.files import save_text
+from experiments.trainer import monitor
+from jaxddim import TrainState
+from jaxddim.runs import checkpoints
+from jaxddim.runs import record as records
+from jaxddim.runs.config import flatten
 
 WEIGHTS, TRAINING, SAMPLING, DATA, PICTURES = range(5)
 """What is folded into the key of the seed."""
@@ -71,23 +66,21 @@ def swiss_roll(config: SwissRollConfig) -> None:
       UserError: for settings that cannot work, or a workdir that holds another run.
     """
     check(config)
-    compile_cache.switch_on()
-    keep_memory()
     console = Console(highlight=False, soft_wrap=True)
-    record = runs.read(config.workdir, "swiss_roll")
+    record = records.read(config.workdir, "swiss_roll")
     if record:
-        runs.check_same_config(config.workdir, flatten(config), record["config"])
+        records.check_same_config(config.workdir, flatten(config), record["config"])
     else:
-        runs.write_record(config.workdir, {"command": "swiss_roll", "config": flatten(config)})
+        records.write(config.workdir, {"command": "swiss_roll", "config": flatten(config)})
     state = train(config, console)
     results, samples = measure(config, state, console)
     workdir = Path(config.workdir)
-    write_text(workdir / "results.json", json.dumps(results, indent=1) + "\n")
-    write_text(workdir / "table.md", point_report.table(results))
+    save_text(workdir / "results.json", json.dumps(results, indent=1) + "\n")
+    save_text(workdir / "table.md", report.table(results))
     with console.status("drawing"):
         network = jax.tree.map(lambda leaf: leaf[0], state.ema_params)
         key = key_of(config, PICTURES)
-        point_pictures.draw_all(workdir, key, network, samples, results)
+        pictures.draw_all(workdir, key, network, samples, results)
     console.print(f"done: pictures, table.md and results.json are in {workdir}")
 
 
@@ -102,10 +95,8 @@ def train(config: SwissRollConfig, console: Console) -> TrainState:
     Raises:
       UserError: when the loss is no longer a number.
     """
-    tx = points.optimizer(config.learning_rate)
-    abstract = jax.eval_shape(
-        lambda: points.new_state(key_of(config, WEIGHTS), config.networks, tx)
-    )
+    tx = roll.optimizer(config.learning_rate)
+    abstract = jax.eval_shape(lambda: roll.new_state(key_of(config, WEIGHTS), config.networks, tx))
     store = checkpoints.manager(config.workdir)
     if store.all_steps():
         console.print(f"the networks were trained before: taken from {store.directory}")
@@ -116,8 +107,8 @@ def train(config: SwissRollConfig, console: Console) -> TrainState:
         f"{config.networks} networks with {size:,} parameters each, {total:,} steps of {batch} "
         f"points, on {jax.default_backend()}"
     )
-    state = points.new_state(key_of(config, WEIGHTS), config.networks, tx)
-    step = points.make_train_step(key_of(config, TRAINING), config.networks, batch, tx, config.ema)
+    state = roll.new_state(key_of(config, WEIGHTS), config.networks, tx)
+    step = roll.make_train_step(key_of(config, TRAINING), config.networks, batch, tx, config.ema)
     window = monitor.Window(batch * config.networks)
     try:
         with monitor.progress(console, 0, total, "points") as show:
@@ -141,30 +132,25 @@ def measure(
     """
     networks, num = config.networks, config.num_points
     keys = jax.random.split(key_of(config, DATA), (2, networks))
-    reference, other = np.asarray(jax.vmap(jax.vmap(lambda k: points.swiss_roll(k, num)))(keys))
+    reference, other = np.asarray(jax.vmap(jax.vmap(lambda k: roll.swiss_roll(k, num)))(keys))
     params = jax.tree.map(lambda *both: jnp.concatenate(both), state.ema_params, state.params)
     keys = jax.random.split(key_of(config, SAMPLING), networks)
     keys = jnp.concatenate([keys, keys])  # averaged and raw weights start from one noise
     rows, samples = [], {}
-    cells = list(itertools.product(points.METHODS, config.evaluations))
+    cells = list(itertools.product(roll.METHODS, config.evaluations))
     quiet = not console.is_terminal
     for name, evaluations in track(cells, "measuring", console=console, disable=quiet):
-        method = points.METHODS[name]
-        draw = points.make_sampler(method, num)
+        method = roll.METHODS[name]
+        draw = roll.make_sampler(method, num)
         x = np.asarray(draw(params, keys, method.grid(evaluations)))
         samples[name, evaluations] = x[0]
         for weights, cloud in (("ema", x[:networks]), ("raw", x[networks:])):
             row = {"method": name, "evaluations": evaluations, "weights": weights}
-            rows.append(row | point_report.distances(cloud, reference))
+            rows.append(row | report.distances(cloud, reference))
     settings = {name: value for name, value in flatten(config).items() if name != "workdir"}
-    settings |= {"directions": DIRECTIONS, "bandwidths": BANDWIDTHS, "snr": points.SNR}
-    floor = point_report.distances(other, reference)
+    settings |= {"directions": DIRECTIONS, "bandwidths": BANDWIDTHS, "snr": roll.SNR}
+    floor = report.distances(other, reference)
     return {"settings": settings, "floor": floor, "rows": rows}, samples
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes text, complete or not at all."""
-    replace(path, lambda file: file.write(text.encode()))
 
 
 def check(config: SwissRollConfig) -> None:
@@ -181,7 +167,7 @@ def check(config: SwissRollConfig) -> None:
         raise UserError(f"--learning-rate must be positive, got {config.learning_rate}")
     if not 0 <= config.ema < 1:
         raise UserError(f"--ema must lie in [0, 1), got {config.ema}")
-    most, asked = points.SCHEDULE.num_steps, config.evaluations
+    most, asked = roll.NUM_STEPS, config.evaluations
     if not asked or len(set(asked)) < len(asked) or not all(2 <= n <= most for n in asked):
         raise UserError(
             f"--evaluations must be different numbers in 2..{most}, got {' '.join(map(str, asked))}"

@@ -7,12 +7,9 @@ Networks live in `jaxddim.models`, likelihoods in `jaxddim.likelihood`, and the 
 """
 
 from jaxddim import discrete, likelihood
-from jaxddim.compilation import compiled, compiler_options, keep_memory
+from jaxddim.cpu.runtime import compiled, compiler_options, keep_memory
 from jaxddim.forward import q_posterior, q_sample, q_step
 from jaxddim.grids import timesteps
-from jaxddim.langevin import corrector, langevin_step
-from jaxddim.latents import decode, encode, interpolate, slerp
-from jaxddim.losses import diffusion_loss, min_snr, p2
 from jaxddim.predictions import (
     as_denoiser,
     clip,
@@ -23,7 +20,10 @@ from jaxddim.predictions import (
     target,
     threshold,
 )
-from jaxddim.sampling import integrate, sample
+from jaxddim.sampling.langevin import corrector, langevin_step
+from jaxddim.sampling.latents import decode, encode, interpolate, slerp
+from jaxddim.sampling.loop import integrate, sample
+from jaxddim.sampling.steps import ddim_step, ddpm_step
 from jaxddim.schedules import (
     Schedule,
     const,
@@ -37,17 +37,9 @@ from jaxddim.schedules import (
     sigmoid,
     zero_terminal_snr,
 )
-from jaxddim.steps import ddim_step, ddpm_step
-from jaxddim.training import (
-    TrainState,
-    create_state,
-    jit_step,
-    pmap_step,
-    replicate,
-    train_step,
-    unreplicate,
-    variables,
-)
+from jaxddim.training.losses import diffusion_loss, min_snr, p2
+from jaxddim.training.parallel import jit_step, pmap_step, replicate, unreplicate
+from jaxddim.training.step import TrainState, create_state, train_step, variables
 from jaxddim.types import DenoiseFn, Gaussian, Prediction, Trajectory
 from jaxddim.version import __version__
 

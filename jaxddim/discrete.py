@@ -34,7 +34,8 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxddim.forward import snr_gap
-from jaxddim.sampling import example_keys
+from jaxddim.numerics import float32
+from jaxddim.sampling.loop import example_keys
 from jaxddim.schedules import Schedule
 
 DenoiseFn = Callable[[jax.Array, jax.Array], jax.Array]
@@ -189,7 +190,7 @@ def step(
         raise ValueError(f"logits must be {x_t.shape} and an axis of K, got {logits.shape}")
     w = mixture(schedule, t, s, logits.ndim, eta=eta)
     K = logits.shape[-1]
-    log_f = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    log_f = jax.nn.log_softmax(float32(logits))
     given = w.x_t * jax.nn.one_hot(x_t, K) + w.uniform / K
     return jnp.logaddexp(jnp.log(given), jnp.log(w.x0) + log_f)
 

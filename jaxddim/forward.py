@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxddim.schedules import Schedule, safe_sqrt
+from jaxddim.numerics import safe_sqrt
+from jaxddim.schedules import Schedule
 from jaxddim.types import Gaussian
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxddim.schedules import whole_number
+from jaxddim.numerics import whole_number
 
 SPACINGS = ("linear", "quadratic", "leading", "trailing", "linspace")
 

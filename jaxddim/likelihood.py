@@ -37,9 +37,9 @@ from jax.scipy.special import log_ndtr
 from jax.scipy.stats import norm
 
 from jaxddim.forward import direction_and_std, q_posterior
-from jaxddim.sampling import StepFn, draw, example_keys
+from jaxddim.sampling.loop import StepFn, draw, example_keys
+from jaxddim.sampling.steps import ddpm_step
 from jaxddim.schedules import Schedule
-from jaxddim.steps import ddpm_step
 from jaxddim.types import DenoiseFn, Gaussian
 
 HALF_BIN = 1 / 255

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxddim.numerics import float32
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Prediction
 
@@ -45,7 +46,7 @@ def from_eps(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike
       (2, 8)
     """
     alpha, sigma = schedule.scales(t, x_t.ndim)
-    eps = _float32(output)
+    eps = float32(output)
     return Prediction((x_t - sigma * eps) / alpha, eps)
 
 
@@ -55,7 +56,7 @@ def from_x0(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike)
     Arguments and result as for `from_eps`.
     """
     alpha, sigma = schedule.scales(t, x_t.ndim)
-    x0 = _float32(output)
+    x0 = float32(output)
     clean = sigma == 0
     eps = jnp.where(clean, 0.0, (x_t - alpha * x0) / jnp.where(clean, 1.0, sigma))
     return Prediction(x0, eps)
@@ -69,7 +70,7 @@ def from_v(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike) 
     Source: arXiv 2202.00512, section 4 and appendix D.
     """
     alpha, sigma = schedule.scales(t, x_t.ndim)
-    v = _float32(output)
+    v = float32(output)
     return Prediction(alpha * x_t - sigma * v, sigma * x_t + alpha * v)
 
 
@@ -81,14 +82,10 @@ def from_score(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLi
     Source: arXiv 2011.13456, section 3.3.
     """
     _, sigma = schedule.scales(t, x_t.ndim)
-    return from_eps(schedule, x_t, -sigma * _float32(output), t)
+    return from_eps(schedule, x_t, -sigma * float32(output), t)
 
 
 _FROM = {"eps": from_eps, "x0": from_x0, "v": from_v, "score": from_score}
-
-
-def _float32(output: jax.Array) -> jax.Array:
-    return output.astype(jnp.promote_types(output.dtype, jnp.float32))
 
 
 def check_kind(kind: str, schedule: Schedule | None = None) -> None:

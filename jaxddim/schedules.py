@@ -15,7 +15,6 @@ itself in float32 would leave three or four digits of 1 - alpha_bar near t = 0;
 storing lambda leaves all seven.
 """
 
-import operator
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,6 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+
+from jaxddim.numerics import safe_sqrt, whole_number
 
 
 class Schedule(NamedTuple):
@@ -85,13 +86,6 @@ class Schedule(NamedTuple):
         """
         log_snr = self.log_snr_at(t, ndim)
         return safe_sqrt(jax.nn.sigmoid(log_snr)), safe_sqrt(jax.nn.sigmoid(-log_snr))
-
-
-def safe_sqrt(x: jax.Array) -> jax.Array:
-    """sqrt whose gradient at 0 is 0 instead of infinite (the double-where idiom)."""
-    positive = x > 0
-    root = jnp.sqrt(jnp.where(positive, x, 1.0))
-    return jnp.where(positive, root, jnp.where(x == 0, 0.0, jnp.nan))
 
 
 def from_betas(betas: ArrayLike) -> Schedule:
@@ -165,17 +159,6 @@ def from_alpha_bar(
     edges = np.arange(whole_number(num_steps, "num_steps") + 1) / num_steps
     alpha_bar = np.array([fn(u) for u in edges], np.float64)
     return from_betas(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
-
-
-def whole_number(n: int, name: str) -> int:
-    """n as an int of at least 1, or a ValueError that calls it by its name."""
-    try:
-        n = operator.index(n)
-    except TypeError:
-        raise ValueError(f"{name} must be a whole number, got {n!r}") from None
-    if n < 1:
-        raise ValueError(f"{name} must be at least 1, got {n}")
-    return n
 
 
 def linear(num_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:

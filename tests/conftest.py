@@ -1,6 +1,9 @@
 """Property tests draw the same examples on every machine, and may stop to compile."""
 
 import hypothesis
+import jax
+
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # commands ask for it, some of them late
 
 hypothesis.settings.register_profile(
     "jaxddim", deadline=None, derandomize=True, database=None, max_examples=50

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments import checkpoints, runs
+from jaxddim.runs import checkpoints, record
+from jaxddim.runs.build import abstract_state, build
 
 REPOSITORY = Path(__file__).parent.parent
 PHOTOGRAPHS = REPOSITORY.parent / "shared" / "data" / "cars32_photos.tar"
@@ -120,7 +121,7 @@ def trained(root: Path) -> tuple[Path, Finished]:
 
 def state(workdir: Path, which: str = "latest") -> Any:
     """A checkpoint of a run."""
-    abstract = runs.abstract_state(runs.load(str(workdir)))
+    abstract = abstract_state(build(record.load(str(workdir))))
     return checkpoints.restore(checkpoints.manager(workdir), abstract, which)
 
 

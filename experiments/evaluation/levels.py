@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import previews, runs
+from experiments.trainer import validation
+from jaxddim.runs.trained import Trained
 
 
 class Level(NamedTuple):
@@ -28,18 +29,18 @@ class Level(NamedTuple):
     std_error: float
 
 
-def loss_per_level(run: runs.Trained, images: np.ndarray, *, count: int = 21) -> list[Level]:
+def loss_per_level(run: Trained, images: np.ndarray, *, count: int = 21) -> list[Level]:
     """The loss at evenly spaced times from 1 to T.
 
     Args:
-      run: from `runs.restore`.
+      run: from `trained.restore`.
       images: uint8 [n, h, w, 3], not seen in training.
       count: number of levels.
     Returns:
       The levels, t rising; fewer where T has fewer.
     """
-    losses = previews.make_losses(run.config, run.model, run.schedule)
-    eps, n = previews.fixed_noise(images), len(images)
+    losses = validation.make_losses(run.config, run.model, run.schedule)
+    eps, n = validation.fixed_noise(images), len(images)
     times = np.unique(np.linspace(1, run.schedule.num_steps, count).round().astype(np.int32))
     levels = []
     for t in times:

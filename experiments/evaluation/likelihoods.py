@@ -12,8 +12,10 @@ import jax
 import numpy as np
 
 import jaxddim
-from experiments import monitor, runs, sample
+from experiments.terminal.progress import tracked
 from jaxddim import likelihood
+from jaxddim.runs.drawing import chunk_size
+from jaxddim.runs.trained import Trained
 
 IMAGES = 16
 ODE_STEPS = 100
@@ -22,13 +24,13 @@ ChunkFn = Callable[[Any, jax.Array, jax.Array, jax.Array], Any]
 """``bits(variables, key, images, first_index)``, a tree of arrays whose last axis is the image."""
 
 
-def bound(run: runs.Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
+def bound(run: Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
     """The terms of the variational bound over all T steps, for both variances.
 
     The model is the one that samples are drawn from, with x_0 clipped, as for the DDPM authors.
 
     Args:
-      run: from `runs.restore`.
+      run: from `trained.restore`.
       images: uint8 [n, h, w, 3], not seen in training; the first `IMAGES` are taken.
       seed: of the noise.
     Returns:
@@ -62,7 +64,7 @@ def bound(run: runs.Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
     }
 
 
-def ode(run: runs.Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
+def ode(run: Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
     """Bits per dimension by the density along DDIM's ODE, on a quadratic grid.
 
     Args:
@@ -82,13 +84,11 @@ def ode(run: runs.Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
     return {"ODE, bits per dimension": _measured(run, images, seed, of_chunk) | about}
 
 
-def _measured(
-    run: runs.Trained, images: np.ndarray, seed: int, of_chunk: ChunkFn
-) -> dict[str, Any]:
+def _measured(run: Trained, images: np.ndarray, seed: int, of_chunk: ChunkFn) -> dict[str, Any]:
     """Means over the first images, asked in chunks of one size, the last one filled up."""
-    n, chunk = min(IMAGES, len(images)), sample.chunk_size(run)
+    n, chunk = min(IMAGES, len(images)), chunk_size(run)
     compiled, parts = jaxddim.compiled(of_chunk), []
-    for start in monitor.tracked(range(0, n, chunk), "bits per dimension"):
+    for start in tracked(range(0, n, chunk), "bits per dimension"):
         x0 = images[np.arange(start, start + chunk) % n].astype(np.float32) / 127.5 - 1
         found = compiled(run.variables, jax.random.key(seed), x0, np.int32(start))
         parts.append({k: np.asarray(v, np.float64)[: n - start] for k, v in found.items()})

@@ -13,17 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import runs
-from experiments.evaluation import (
-    kid,
-    levels,
-    likelihoods,
-    manifolds,
-    networks,
-    pictures,
-    references,
-)
+from experiments.evaluation import kid, levels, likelihoods, manifolds, pictures, references
+from experiments.evaluation.features import networks
 from experiments.evaluation.frechet import Statistics, frechet, statistics
+from jaxddim.runs.trained import Trained
 
 NEIGHBOURS = 5
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -44,7 +37,7 @@ class Subject:
 
     def __init__(
         self,
-        run: runs.Trained,
+        run: Trained,
         splits: references.Splits,
         *,
         samples: Callable[[], np.ndarray],

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import writer
 from experiments.evaluation.manifolds import Neighbours
+from experiments.terminal.pictures import grid, save_png
 
 ROWS = 10
 SAMPLES, REAL = "#c2410c", "#5b7fa6"
@@ -26,12 +26,12 @@ def save_neighbours(
     """
     order = np.argsort(found.distances[:, 0], kind="stable")
     shown = order[np.linspace(0, len(order) - 1, min(ROWS, len(order))).round().astype(int)]
-    left = writer.grid(samples[shown], 1)
+    left = grid(samples[shown], 1)
     indices = found.indices[shown]
-    right = writer.grid(training[indices.ravel()], indices.shape[1])
+    right = grid(training[indices.ravel()], indices.shape[1])
     gap = np.full((len(left), samples.shape[2] // 2, 3), 255, np.uint8)
     zoom = max(1, 96 // samples.shape[1])
-    writer.save_png(path, np.concatenate([left, gap, right], 1), zoom)
+    save_png(path, np.concatenate([left, gap, right], 1), zoom)
     return shown.tolist()
 
 

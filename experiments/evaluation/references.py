@@ -6,32 +6,20 @@ recipe itself is inside and is compared, so nothing is ever taken for what it is
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import data, ingest, runs, writer
-from experiments.evaluation import frechet, networks
+from experiments.data import cache
+from experiments.evaluation import frechet
+from experiments.evaluation.features import networks
+from experiments.terminal.files import save_arrays
 
 FORMAT = 1  # part of every recipe: raise it when features of the same images change
 CHUNK = 4096
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the run's images are now; as in the run when not given."""
-
-    path: str | None = None
-    """Folder of images (folder), or of hand-placed archives (cars196, cifar10)."""
-    data_dir: str | None = None
-    """TFDS data folder."""
-    cache_dir: str | None = None
-    """Where resized images, and features of them, are cached."""
 
 
 class Splits(NamedTuple):
@@ -47,25 +35,6 @@ class Splits(NamedTuple):
     source: str
     images: dict[str, np.ndarray]
     cache: Path
-
-
-def splits(workdir: str, places: Places = Places()) -> Splits:
-    """The images that a run was trained and validated on.
-
-    Args:
-      workdir: folder of the run.
-      places: where they are.
-    Raises:
-      UserError: when they are not on this machine, or are not the run's.
-    """
-    given: dict[str, Any] = {k: v for k, v in dataclasses.asdict(places).items() if v is not None}
-    config = dataclasses.replace(runs.load(workdir).data, **given)
-    dataset = data.load(config)
-    runs.check_images(workdir, dataset, runs.read(workdir) or {})
-    train, holdout = data.split(dataset, config.holdout)
-    by_name = {"train": train.images, "holdout": holdout.images, "all": dataset.images}
-    root = Path(config.cache_dir).expanduser() if config.cache_dir else ingest.default_cache_dir()
-    return Splits(dataset.source, by_name, root / "features")
 
 
 class Reference(NamedTuple):
@@ -99,7 +68,7 @@ def reference(network: networks.FeatureNetwork, found: Splits, split: str) -> Re
         "resize": network.resize,
         "format": FORMAT,
     }
-    name = f"{found.source}-{split}-{network.name.lower()}-{ingest.key(recipe)}.npz"
+    name = f"{found.source}-{split}-{network.name.lower()}-{cache.key(recipe)}.npz"
     kept = _read(found.cache / name, recipe)
     if kept is not None:
         return kept
@@ -107,7 +76,7 @@ def reference(network: networks.FeatureNetwork, found: Splits, split: str) -> Re
     features = networks.features(network, images, what=what)
     measured = frechet.statistics(features)
     with contextlib.suppress(OSError):
-        writer.save_arrays(
+        save_arrays(
             found.cache / name,
             features=features,
             count=np.array(measured.count),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.evaluation import networks
+from experiments.evaluation.features import networks
 from experiments.evaluation.manifolds import nearest
 from experiments.reproduction import plots, quality, texts
 from experiments.reproduction.study import DDIM, Result, Study

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxddim
-from experiments import writer
-from experiments.evaluation import networks
+from experiments.evaluation.features import networks
 from experiments.reproduction import plots, texts
 from experiments.reproduction.study import Result, Study
+from jaxddim.runs.drawing import to_uint8
 
 PAIRS, ALONG, SIDE = 5, 11, 7
 STEPS = 50
@@ -58,7 +58,7 @@ def decoded(study: Study, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
     line = arcs(run.variables, *study.noise((2, PAIRS), "arcs"))
     plane = square(run.variables, study.noise((4,), "corners"))
-    return writer.to_uint8(np.swapaxes(line, 0, 1)), writer.to_uint8(plane)
+    return to_uint8(np.swapaxes(line, 0, 1)), to_uint8(plane)
 
 
 def between(corners: jax.Array, side: int) -> jax.Array:

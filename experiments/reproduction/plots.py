@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import writer
 from experiments.reproduction import texts
+from experiments.terminal.pictures import grid, save_png
 
 COLOURS = ("#9a3412", "#ea7a2c", "#e0b33a", "#5b7fa6", "#1f2937")
 MARKERS = "osD^v"
@@ -36,7 +36,7 @@ def _save(path: Path, sheet: Any) -> None:
 
     canvas = FigureCanvasAgg(sheet)
     canvas.draw()
-    writer.save_png(path, np.asarray(canvas.buffer_rgba())[..., :3])
+    save_png(path, np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def number_axis(axis: Any, values: Sequence[int]) -> None:
@@ -67,7 +67,7 @@ def save_images(
     from matplotlib.figure import Figure
 
     r, c, h, w, _ = images.shape
-    pixels = writer.grid(images.reshape(r * c, h, w, 3), c, gap)
+    pixels = grid(images.reshape(r * c, h, w, 3), c, gap)
     zoom = max(1, round(WIDTH / pixels.shape[1]))
     pixels = pixels.repeat(zoom, 0).repeat(zoom, 1)
     longest = max((len(str(name)) for name in rows), default=0)

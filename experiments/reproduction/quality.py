@@ -5,17 +5,21 @@ images: the bias that the Frechet distance has at few images is then much the sa
 and KID has none.
 """
 
+import functools
 import itertools
 from typing import Any
 
 import numpy as np
 
-from experiments import sample, writer
-from experiments.evaluation import networks, references
+from experiments.evaluation import references
+from experiments.evaluation.features import networks
 from experiments.evaluation.frechet import frechet_distance, statistics
 from experiments.evaluation.kid import kid
 from experiments.reproduction import plots, texts
 from experiments.reproduction.study import DDIM, SAMPLERS, SIGMA_HAT, Result, Sampler, Study
+from experiments.terminal.pictures import grid
+from experiments.terminal.progress import tracked
+from jaxddim.runs.drawing import drawn
 
 STEPS = (10, 20, 50, 100)
 KEPT = 64  # images of a cell, for pictures
@@ -42,8 +46,9 @@ def cell(study: Study, sampler: Sampler, steps: int) -> Result:
     }
 
     def compute() -> Result:
-        drawn = list(sample.drawn(config, run, num, study.chunk(num)))
-        images = np.concatenate(drawn)[:num]
+        track = functools.partial(tracked, what="sampling")
+        chunks = drawn(config, run, num, study.chunk(num), track=track)
+        images = np.concatenate(list(chunks))[:num]
         features = networks.features(study.network, images)
         return Result(distances(features, real, study.seed), {"images": images[:KEPT]})
 
@@ -69,7 +74,7 @@ def measure(study: Study) -> dict[str, Any]:
         for sampler in SAMPLERS:
             found = cell(study, sampler, steps)
             cells.append({"eta": sampler.name, "steps": steps} | found.numbers)
-            squares.append(writer.grid(found.arrays["images"][:SHOWN], SHOWN, 1))
+            squares.append(grid(found.arrays["images"][:SHOWN], SHOWN, 1))
     images = np.stack(squares).reshape(len(columns), len(SAMPLERS), *squares[0].shape)
     plots.save_images(
         study.folder / "samples.png",

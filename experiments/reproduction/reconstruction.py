@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 import jaxddim
-from experiments import writer
 from experiments.evaluation import references
 from experiments.reproduction import plots, texts
 from experiments.reproduction.study import Result, Study
+from jaxddim.runs.drawing import to_uint8
 
 STEPS = (10, 20, 50, 100, 200)
 REFINE = (0, 1, 3)
@@ -39,7 +39,7 @@ def measure(study: Study) -> dict[str, Any]:
             def compute(s: int = s, refine: int = refine) -> Result:
                 grid, x0 = study.grid(s), images.astype(np.float32) / 127.5 - 1
                 again = back(grid, there(refine, grid, x0))
-                return Result({"errors": squared(x0, again)}, {"images": writer.to_uint8(again)})
+                return Result({"errors": squared(x0, again)}, {"images": to_uint8(again)})
 
             found = study.kept(f"table2-{refine}-{s}", recipe, compute)
             errors.append(found.numbers["errors"])

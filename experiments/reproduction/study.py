@@ -20,9 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxddim
-from experiments import ingest, runs, sample, writer
-from experiments.configs import flatten
-from experiments.evaluation import networks, references
+from experiments.data import cache
+from experiments.evaluation import references
+from experiments.evaluation.features import networks
+from experiments.terminal.files import save_arrays, save_json
+from jaxddim.runs.config import flatten
+from jaxddim.runs.drawing import DrawConfig
+from jaxddim.runs.trained import Trained
 
 FORMAT = 1  # part of every recipe: raise it when results of the same recipe change
 CHUNK = {"cpu": 64}
@@ -83,7 +87,7 @@ class Study:
       folder: where everything goes.
     """
 
-    run: runs.Trained
+    run: Trained
     splits: references.Splits
     network: networks.FeatureNetwork
     num: int
@@ -102,7 +106,7 @@ class Study:
           compute: makes it.
         """
         recipe = json.loads(json.dumps(self.model | {"seed": self.seed} | recipe))
-        stem = self.folder / "cells" / f"{name}-{ingest.key(json.dumps(recipe, sort_keys=True))}"
+        stem = self.folder / "cells" / f"{name}-{cache.key(json.dumps(recipe, sort_keys=True))}"
         found = _read(stem, recipe)
         if found is not None:
             print(f"{name}: kept", flush=True)
@@ -111,9 +115,9 @@ class Study:
         result = compute()
         arrays, record = _files(stem)
         if result.arrays:
-            writer.save_arrays(arrays, **result.arrays)
+            save_arrays(arrays, **result.arrays)
         # last, since it is what makes the result complete
-        writer.save_json(record, {"recipe": recipe, "numbers": result.numbers})
+        save_json(record, {"recipe": recipe, "numbers": result.numbers})
         print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
         return result
 
@@ -136,10 +140,10 @@ class Study:
         """These numbers of steps as far as they are below the largest S, and the largest."""
         return [*(s for s in steps if s < self.max_steps), self.max_steps]
 
-    def config(self, sampler: Sampler, steps: int) -> sample.DrawConfig:
+    def config(self, sampler: Sampler, steps: int) -> DrawConfig:
         """What `experiments.sample` is given for such images."""
         _, method, eta, variance = sampler
-        return sample.DrawConfig(
+        return DrawConfig(
             steps=steps,
             method=method,
             eta=eta,
@@ -159,7 +163,7 @@ class Study:
     def noise(self, shape: tuple[int, ...], name: str) -> jax.Array:
         """x_T for images of the run, [*shape, h, w, 3], another one for each name."""
         size = self.run.config.data.image_size
-        key = jax.random.fold_in(jax.random.key(self.seed), int(ingest.key(name)[:7], 16))
+        key = jax.random.fold_in(jax.random.key(self.seed), int(cache.key(name)[:7], 16))
         return jax.random.normal(key, (*shape, size, size, 3), jnp.float32)
 
 

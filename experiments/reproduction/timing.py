@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import compile_cache, runs, sample
 from experiments.reproduction import plots, quality, texts
 from experiments.reproduction.study import DDIM, SAMPLERS, SIGMA_HAT, Result, Study
+from experiments.terminal.startup import switched_off
+from jaxddim.runs import record as records
+from jaxddim.runs.drawing import sampler
 
 STEPS = (10, 20, 50, 100, 200, 500)
 BATCH = 4  # images: enough for a time, and few for T steps of it
@@ -56,7 +58,7 @@ def measure(study: Study) -> dict[str, Any]:
     """Times, the line through them, and the quality that goes with them."""
     steps, top = study.columns(STEPS), study.max_steps
     device = f"{jax.default_backend()}: {jax.local_devices()[0].device_kind}"
-    recipe = {"steps": steps, "batch": BATCH, "device": device, "versions": runs.versions()}
+    recipe = {"steps": steps, "batch": BATCH, "device": device, "versions": records.versions()}
     recipe |= {"spacing": study.spacing, "rounds": ROUNDS, "size": study.run.config.data.image_size}
     kept = study.kept("figure4", recipe, lambda: Result(timed(study, steps), {})).numbers
     cells = {s: quality.cell(study, DDIM, s).numbers for s in study.columns(quality.STEPS)}
@@ -80,9 +82,9 @@ def measure(study: Study) -> dict[str, Any]:
 def timed(study: Study, steps: list[int]) -> dict[str, Any]:
     """Median seconds of a batch for each S, and for the DDPM of the largest."""
     jobs = [(DDIM, s) for s in steps] + [(SIGMA_HAT, steps[-1])]
-    draws = [sample.sampler(study.config(*job), study.run, BATCH) for job in jobs]
+    draws = [sampler(study.config(*job), study.run, BATCH) for job in jobs]
     first, rounds = [], [[] for _ in jobs]
-    with compile_cache.switched_off():
+    with switched_off():
         for draw in draws:
             began = time.perf_counter()
             jax.block_until_ready(draw(0))

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxddim.models.spread import spread, total
+from jaxddim.cpu.spread import spread, total
 
 
 def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:

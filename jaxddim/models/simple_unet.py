@@ -22,10 +22,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxddim.models.conv import Conv, ConvTranspose, Dense
+from jaxddim.cpu.spread import spread
 from jaxddim.models.embedding import check_inputs, check_size, sinusoidal
+from jaxddim.models.layers import Conv, ConvTranspose, Dense
 from jaxddim.models.norm import BatchNorm
-from jaxddim.models.spread import spread
 
 KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 

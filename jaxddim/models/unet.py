@@ -29,10 +29,10 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxddim.models.conv import Conv, Dense
+from jaxddim.cpu.spread import spread
 from jaxddim.models.embedding import check_inputs, check_size, sinusoidal
+from jaxddim.models.layers import Conv, Dense
 from jaxddim.models.norm import GroupNorm
-from jaxddim.models.spread import spread
 
 
 def _init(scale: float = 1.0) -> nn.initializers.Initializer:

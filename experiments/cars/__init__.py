@@ -1,0 +1,1 @@
+"""The drawn cars: designs, shapes and a canvas, in NumPy alone."""

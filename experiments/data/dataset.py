@@ -1,0 +1,160 @@
+"""Training images: from which source, decoded once, and which are held out.
+
+Sources: Stanford Cars (cars196) and CIFAR-10 through TFDS, a folder of pictures, and
+rendered cars, which need no download. `auto` takes Stanford Cars when they are on this
+machine and the rendered ones when not, and says so.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.data import cache, decoding
+from experiments.data.sources import cifar10, folder, prepared, stanford_cars
+from experiments.terminal.errors import UserError
+from experiments.terminal.files import default_cache_dir
+from jaxddim.messages import brief
+from jaxddim.runs.config import DataConfig
+
+DEFAULT_RENDERED = 4096
+DRAWING = ("designs", "shapes", "canvas", "drawing")
+BANNER = (
+    "Stanford Cars are not on this machine: training on rendered cars instead. To get the real "
+    "ones: put their files into a folder DIR, run `python -m experiments.prepare --source cars196 "
+    "--path DIR`, and start again"
+)
+
+
+class Dataset(NamedTuple):
+    """Images of one source, ready to train on."""
+
+    images: np.ndarray  # uint8 [n, size, size, 3], memory-mapped read-only, upright RGB
+    labels: np.ndarray  # int32 [n], -1 where unknown
+    source: str  # "cars196" | "cifar10" | "folder" | "rendered"
+    notes: tuple[str, ...]  # lines for the user
+    fingerprint: str  # sha256 over the cached images
+
+
+def load(config: DataConfig) -> Dataset:
+    """The images that a configuration asks for, decoded and resized once and then cached.
+
+    The images come in one fixed pseudo-random order, see `cache`.
+
+    Args:
+      config: source, path, image_size, num_images, classes, data_dir, cache_dir.
+    Returns:
+      The dataset; `notes` holds what the user should be told.
+    Raises:
+      UserError: when the data is missing or unusable, at once and with what to do.
+    """
+    if config.image_size < 1:
+        raise UserError(f"--data.image-size {config.image_size}: must be at least 1")
+    if config.num_images is not None and config.num_images < 1:
+        raise UserError(f"--data.num-images {config.num_images}: must be at least 1")
+    source = config.source if config.source != "auto" else _choose(config)
+    loaders = {
+        "cars196": partial(_load_prepared, source="cars196", module=stanford_cars),
+        "cifar10": partial(_load_prepared, source="cifar10", module=cifar10),
+        "folder": _load_folder,
+        "rendered": _load_rendered,
+    }
+    cached, notes = loaders[source](config)
+    if source == "rendered" and config.source == "auto":
+        notes = (BANNER, *notes)
+    notes = notes + cached.notes
+    return Dataset(cached.images, cached.labels, source, notes, cached.fingerprint)
+
+
+def _choose(config: DataConfig) -> str:
+    """What `auto` means here: cars196 or rendered."""
+    if stanford_cars.available(config.path, config.data_dir):
+        return "cars196"
+    if config.path is not None:
+        raise UserError(
+            f"{config.path} holds no Stanford Cars that are known here; to train on the images "
+            f"in it, add --data.source folder"
+        )
+    return "rendered"
+
+
+def _load_prepared(
+    config: DataConfig, source: str, module: Any
+) -> tuple[cache.Cached, tuple[str, ...]]:
+    dataset, notes = module.ensure(config.path, config.data_dir)
+
+    def pictures() -> decoding.Pictures:
+        return prepared.pictures(module.builder(config.data_dir))
+
+    return _cached(config, source, (prepared.stamp(dataset),), pictures), notes
+
+
+def _load_folder(config: DataConfig) -> tuple[cache.Cached, tuple[str, ...]]:
+    if config.path is None:
+        raise UserError("--data.source folder needs --data.path, the folder of images")
+    listing = folder.scan(config.path)
+    parts = (listing.names, listing.stamps)
+    return _cached(config, "folder", parts, lambda: folder.pictures(listing)), ()
+
+
+def _load_rendered(config: DataConfig) -> tuple[cache.Cached, tuple[str, ...]]:
+    if config.path is not None:
+        raise UserError("--data.source rendered draws its images: leave out --data.path")
+    number = config.num_images or DEFAULT_RENDERED
+    # Their text is the version of the drawing; importing them would take half a second.
+    files = [Path(__file__).parent / "sources" / "rendered.py"]
+    files += [files[0].parents[2] / "cars" / f"{name}.py" for name in DRAWING]
+    drawing = b"".join(file.read_bytes() for file in files)
+
+    def pictures() -> decoding.Pictures:
+        from experiments.data.sources import rendered
+
+        root = prepared.data_root(config.data_dir)
+        try:
+            drawn = rendered.prepare(config.image_size, number, seed=0, data_dir=str(root))
+        except OSError as error:
+            raise UserError(
+                f"cannot draw cars into {root}: {brief(error)}; make room there, or name another "
+                "place with --data.data-dir"
+            ) from error
+        return prepared.pictures(drawn)
+
+    return _cached(config, "rendered", (drawing, number), pictures), ()
+
+
+def _cached(config: DataConfig, source: str, parts: tuple, pictures) -> cache.Cached:
+    """The cache of a source for this size, class filter and number of images."""
+    size, classes, number = config.image_size, tuple(config.classes), config.num_images
+    root = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
+    name = f"{source}-{size}-{cache.key(source, size, classes, number, *parts)}"
+    return cache.cached(
+        root / name, lambda: decoding.choose(pictures(), classes), size, limit=number
+    )
+
+
+def split(dataset: Dataset, holdout: int) -> tuple[Dataset, Dataset]:
+    """Training images, and the last `holdout` images for validation.
+
+    The order of a dataset is pseudo-random and fixed, so its end is a fair sample.
+    Both parts are views; no image is copied.
+
+    Args:
+      dataset: from `load`.
+      holdout: number of images to hold out; at most a tenth of them are, and at least one.
+    Returns:
+      (training part, validation part).
+    Raises:
+      UserError: when `holdout` is below 1 or there are fewer than two images.
+    """
+    count = len(dataset.images)
+    if holdout < 1:
+        raise UserError(f"--data.holdout {holdout}: must be at least 1")
+    if count < 2:
+        raise UserError(f"{count} usable image: at least one to train on and one to hold out")
+    cut = count - min(holdout, max(count // 10, 1))
+    return _part(dataset, slice(None, cut)), _part(dataset, slice(cut, None))
+
+
+def _part(dataset: Dataset, which: slice) -> Dataset:
+    return dataset._replace(images=dataset.images[which], labels=dataset.labels[which])

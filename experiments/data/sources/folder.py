@@ -1,0 +1,111 @@
+"""A folder tree of pictures as a source, whatever else lies in it.
+
+Hidden files and folders are ignored. Everything else that is a regular file is
+offered to the decoder, which skips what is no picture. The order is that of the
+sorted names, so two machines with the same files see the same pictures. The
+folders directly below the root are the classes.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.data.decoding import Pictures
+from experiments.terminal.errors import UserError
+
+
+class Listing(NamedTuple):
+    """The files of a folder tree."""
+
+    root: Path
+    names: tuple[str, ...]  # relative to root, with slashes, sorted
+    stamps: tuple[tuple[int, int], ...]  # (bytes, modification time in ns) of each
+    skipped: tuple[str, ...]  # folders and files that cannot be looked at
+
+
+def scan(path: str | os.PathLike[str]) -> Listing:
+    """Every visible regular file below `path`; loops of symbolic links are cut.
+
+    Args:
+      path: the folder.
+    Returns:
+      The listing in the order of sorted names.
+    Raises:
+      UserError: when `path` does not exist, is no folder, or holds no file.
+    """
+    root = existing(path)
+    skipped: list[str] = []
+    found = sorted(walk(root, skipped))
+    if not found:
+        trouble = f" (cannot read {skipped[0]})" if skipped else ""
+        raise UserError(f"{root}: no files in it{trouble}; --data.path takes a folder of images")
+    return Listing(
+        root,
+        tuple(name for name, *_ in found),
+        tuple((size, mtime) for _, size, mtime in found),
+        tuple(sorted(skipped)),
+    )
+
+
+def existing(path: str | os.PathLike[str]) -> Path:
+    """The folder `path`, which must be there.
+
+    Raises:
+      UserError: when it does not exist or is no folder.
+    """
+    root = Path(path).expanduser()
+    if root.is_dir():
+        return root
+    if root.exists():
+        raise UserError(f"{root} is a file; give the folder that holds the images")
+    raise UserError(f"{root}: no such folder; give the folder that holds the images")
+
+
+def walk(root: Path, skipped: list[str], *, depth: int = 64) -> Iterator[tuple[str, int, int]]:
+    """Yield (relative name, bytes, mtime_ns); append what cannot be looked at to `skipped`."""
+
+    def relative(path: str | os.PathLike[str]) -> str:
+        return Path(os.path.relpath(path, root)).as_posix()
+
+    def unreadable(error: OSError) -> None:
+        skipped.append(f"{relative(error.filename)} (folder cannot be opened)")
+
+    seen: set[tuple[int, int]] = set()
+    for folder, subfolders, files in os.walk(root, onerror=unreadable, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder already walked
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        below = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = below if relative(folder).count("/") < depth else []
+        for name in files:
+            if name.startswith("."):
+                continue
+            path = Path(folder, name)
+            try:
+                status = path.stat()
+            except OSError:
+                skipped.append(f"{relative(path)} (broken link)")
+                continue
+            if path.is_file():  # neither a pipe nor a device, whose reading would hang
+                yield relative(path), status.st_size, status.st_mtime_ns
+
+
+def class_names(listing: Listing) -> tuple[str, ...]:
+    """The sorted names of the folders directly below the root that hold files."""
+    return tuple(sorted({name.split("/")[0] for name in listing.names if "/" in name}))
+
+
+def pictures(listing: Listing) -> Pictures:
+    """The listed files, ready to decode; the label is the position of the class, else -1."""
+    classes = class_names(listing)
+    position = {name: label for label, name in enumerate(classes)}
+
+    def read(index: int) -> tuple[Path, int]:
+        name = listing.names[index]
+        top, slash, _ = name.partition("/")
+        return listing.root / name, position[top] if slash else -1
+
+    return Pictures(listing.names, read, classes, listing.skipped)

@@ -1,0 +1,280 @@
+"""The layouts in which people hold Stanford Cars, read as one stream of pictures.
+
+    cars_train.tgz cars_test.tgz car_devkit.tgz cars_test_annos_withlabels.mat   as published
+    cars_train/*.jpg cars_test/*.jpg devkit/*.mat                                unpacked
+    cars_train/cars_train/*.jpg cars_test/cars_test/*.jpg                        nested twice
+    car_ims/*.jpg cars_annos.mat     (or car_ims.tgz)                            one folder
+    train-00000-of-00002.parquet test-...                                        with image, label
+
+A picture belongs to a split by the name of a folder above it, or of its archive, so
+that other nesting does not matter. Archives are streamed: nothing is unpacked, and
+names in them are never used as paths. Labels and boxes may be missing.
+"""
+
+import hashlib
+import io
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.data.sources import folder
+from experiments.data.sources.containers import members, rows
+from experiments.terminal.errors import UserError
+from jaxddim.messages import brief
+
+NUM_CLASSES = 196
+DEPTH = 5  # folders below the given one that are searched
+FOLDERS = {"cars_train": "train", "cars_test": "test", "car_ims": "any"}
+DEVKITS = ("car_devkit", "devkit")
+# Read in this order: the later ones complete the earlier ones.
+ANNOTATIONS = {
+    "cars_train_annos.mat": "train",
+    "cars_test_annos.mat": "test",
+    "cars_test_annos_withlabels.mat": "test",
+    "cars_annos.mat": "any",
+}
+PUBLISHED = {  # sha256 of the published files
+    "cars_train.tgz": "512b227b30e2f0a8aab9e09485786ab4479582073a144998da74d64b801fd288",
+    "cars_test.tgz": "bffea656d6f425cba3c91c6d83336e4c5f86c6cffd8975b0f375d3a10da8e243",
+    "car_devkit.tgz": "b97deb463af7d58b6bfaa18b2a4de9829f0f79e8ce663dfa9261bf7810e9accd",
+    "cars_test_annos_withlabels.mat": (
+        "790f75be8ea34eeded134cc559332baf23e30e91367e9ddca97d26ed9b895f05"
+    ),
+}
+EXPECTED = (
+    "cars_train.tgz + cars_test.tgz + car_devkit.tgz + cars_test_annos_withlabels.mat, or the "
+    "unpacked folders cars_train/ + cars_test/ (+ devkit/), or car_ims/ + cars_annos.mat, or "
+    "train-*.parquet + test-*.parquet"
+)
+Troubles = dict[str, list[str]]  # what went wrong -> the names that it happened to
+
+
+class Layout(NamedTuple):
+    """The files of Stanford Cars below a folder."""
+
+    root: Path
+    images: tuple[tuple[str, Path], ...]  # (train | test | any, file)
+    archives: tuple[tuple[str, Path], ...]
+    shards: tuple[tuple[str, Path], ...]
+    devkits: tuple[Path, ...]
+    annotations: tuple[Path, ...]
+
+
+class Note(NamedTuple):
+    """What the annotations say of one picture."""
+
+    label: int  # 0..195, -1 unknown
+    box: tuple[float, float, float, float] | None  # ymin, xmin, ymax, xmax in pixels
+    split: str
+
+
+class Picture(NamedTuple):
+    """One picture as it was encoded."""
+
+    name: str
+    data: bytes
+    note: Note | None
+
+
+def find(path: str | Path) -> Layout | None:
+    """What there is of Stanford Cars in a folder or a few levels below it.
+
+    Args:
+      path: an existing folder.
+    Returns:
+      The layout, or None when there are no pictures of Stanford Cars.
+    Raises:
+      UserError: when the folder does not exist.
+    """
+    root = folder.existing(path).resolve()
+    found: dict[str, list[Any]] = defaultdict(list)
+    for name in sorted(name for name, *_ in folder.walk(root, [], depth=DEPTH)):
+        file = root / name
+        parts = (root.name, *PurePosixPath(name).parts)
+        stem = _archive_stem(file.name)
+        if stem in FOLDERS:
+            found["archives"].append((FOLDERS[stem], file))
+        elif stem in DEVKITS:
+            found["devkits"].append(file)
+        elif file.name in ANNOTATIONS:
+            found["annotations"].append(file)
+        elif (kind := _kind(parts)) and _is_picture(name):
+            found["images"].append((kind, file))
+        elif file.suffix == ".parquet" and (split := _shard_split(parts)):
+            found["shards"].append((split, file))
+    if not (found["images"] or found["archives"] or found["shards"]):
+        return None
+    return Layout(root, **{field: tuple(found[field]) for field in Layout._fields[1:]})
+
+
+def _archive_stem(name: str) -> str:
+    for suffix in (".tgz", ".tar.gz", ".tar"):
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return ""
+
+
+def _kind(parts: tuple[str, ...]) -> str | None:
+    """train, test or any, by the innermost folder that says so."""
+    return next((FOLDERS[part] for part in reversed(parts[:-1]) if part in FOLDERS), None)
+
+
+def _is_picture(name: str) -> bool:
+    file = PurePosixPath(name)
+    return file.suffix.lower() in (".jpg", ".jpeg", ".png") and not file.name.startswith(".")
+
+
+def _shard_split(parts: tuple[str, ...]) -> str | None:
+    """The split of a parquet shard, from its own name or its folder's."""
+    for part in (parts[-1], parts[-2]):
+        for split in ("train", "test"):
+            if part == split or part.startswith((f"{split}-", f"{split}.", f"{split}_")):
+                return split
+    return None
+
+
+def checksum_notes(layout: Layout) -> tuple[str, ...]:
+    """A line for every published file whose content is not the published one."""
+    files = [path for _, path in layout.archives] + [*layout.devkits, *layout.annotations]
+    notes = []
+    for path in files:
+        expected = PUBLISHED.get(path.name)
+        if expected is None:
+            continue
+        with path.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+        if actual != expected:
+            notes.append(
+                f"{path} is not the published file (sha256 {actual[:12]}..., published "
+                f"{expected[:12]}...): used as it is"
+            )
+    return tuple(notes)
+
+
+def read_annotations(layout: Layout) -> dict[tuple[str, str], Note]:
+    """(train | test | any, picture name) -> what is known of it."""
+    files: dict[str, bytes] = {}
+    for archive in layout.devkits:
+        for name, data in members(archive):
+            files[PurePosixPath(name).name] = data
+    files |= {path.name: path.read_bytes() for path in layout.annotations}
+    notes: dict[tuple[str, str], Note] = {}
+    for name, kind in ANNOTATIONS.items():
+        if name in files:
+            notes |= {(kind, picture): note for picture, note in _records(name, files[name])}
+    return notes
+
+
+def _records(name: str, data: bytes) -> Iterator[tuple[str, Note]]:
+    """(picture name, note) of each record of an annotation file."""
+    import scipy.io
+
+    try:
+        records = scipy.io.loadmat(io.BytesIO(data), squeeze_me=True)["annotations"]
+    except Exception as error:  # the reader raises many kinds on damaged files
+        raise UserError(f"{name}: damaged or no annotation file ({brief(error)})") from error
+    for record in np.atleast_1d(records):
+        fields = record.dtype.names
+        file = str(record["relative_im_path" if "relative_im_path" in fields else "fname"])
+        label = int(record["class"]) - 1 if "class" in fields else -1
+        edges = [f"bbox_{edge}" for edge in ("y1", "x1", "y2", "x2")]
+        box = None
+        if set(edges) <= set(fields):
+            ymin, xmin, ymax, xmax = (float(record[edge]) for edge in edges)
+            box = ymin, xmin, ymax, xmax
+        split = "test" if "test" in fields and int(record["test"]) else "train"
+        yield (
+            PurePosixPath(file).stem,
+            Note(label if 0 <= label < NUM_CLASSES else -1, box, split),
+        )
+
+
+def splits(layout: Layout, notes: dict[tuple[str, str], Note]) -> tuple[str, ...]:
+    """The splits that there are pictures for."""
+    named = {split for split, _ in layout.images + layout.archives or layout.shards}
+    if "any" in named:
+        flags = {note.split for (kind, _), note in notes.items() if kind == "any"}
+        named = (named - {"any"}) | (flags or {"train"})
+    return tuple(sorted(named, reverse=True))
+
+
+def pictures(
+    layout: Layout, notes: dict[tuple[str, str], Note], split: str, troubles: Troubles
+) -> Iterator[Picture]:
+    """The pictures of one split, each name once.
+
+    Args:
+      layout: from `find`.
+      notes: from `read_annotations`.
+      split: train or test.
+      troubles: gets the names of pictures without annotation, without file, or unreadable.
+    Yields:
+      Pictures, in the order in which they are stored.
+    Raises:
+      UserError: when an archive or a shard is damaged, or the split has no picture.
+    """
+    if not (layout.images or layout.archives):
+        yield from _sharded(layout, split, troubles)
+        return
+    listed = {key: note for key, note in notes.items() if key[0] in (split, "any")}
+    seen: set[tuple[str, str]] = set()
+    for kind, name, data in _stored(layout, {split, "any"}, troubles):
+        note = listed.get((kind, name))
+        home = kind if kind != "any" else note.split if note else "train"
+        if home != split or (kind, name) in seen:
+            continue
+        seen.add((kind, name))
+        if note is None:
+            troubles["without annotation"].append(f"{split}/{name}")
+        yield Picture(name, data, note)
+    kinds = {kind for kind, _ in seen}
+    troubles["listed but missing"] += [
+        f"{split}/{name}"
+        for (kind, name), note in listed.items()
+        if (kind, name) not in seen and kind in kinds and split in (kind, note.split)
+    ]
+
+
+def _stored(
+    layout: Layout, kinds: set[str], troubles: Troubles
+) -> Iterator[tuple[str, str, bytes]]:
+    """(kind, name, encoded picture) of files, then of archives."""
+    for kind, path in layout.images:
+        if kind in kinds:
+            try:
+                yield kind, path.stem, path.read_bytes()
+            except OSError:
+                troubles["unreadable"].append(path.name)
+    for kind, archive in layout.archives:
+        if kind in kinds:
+            for name, data in members(archive):
+                if _is_picture(name):
+                    yield kind, PurePosixPath(name).stem, data
+
+
+def _sharded(layout: Layout, split: str, troubles: Troubles) -> Iterator[Picture]:
+    """The pictures of the parquet shards of a split; they have numbers for names."""
+    first = _first_label(layout)
+    count = 0
+    for path in (path for shard, path in layout.shards if shard == split):
+        for row in rows(path, ["image", "label"]):
+            image, label = row["image"], row.get("label")
+            data = image.get("bytes") if isinstance(image, dict) else image
+            count += 1
+            name = f"{split}_{count:05d}"
+            if not isinstance(data, bytes):
+                troubles["unreadable"].append(f"{split}/{name}")
+                continue
+            known = isinstance(label, int) and 0 <= label - first < NUM_CLASSES
+            if not known:
+                troubles["without annotation"].append(f"{split}/{name}")
+            yield Picture(name, data, Note(label - first, None, split) if known else None)
+
+
+def _first_label(layout: Layout) -> int:
+    """Whether the labels of the shards count from 0, or from 1 as the annotation files do."""
+    labels = (row.get("label") for _, path in layout.shards for row in rows(path, ["label"]))
+    return int(any(label == NUM_CLASSES for label in labels))

@@ -1,0 +1,117 @@
+"""TFDS datasets on disk: where they are, in which format, and their encoded pictures.
+
+Only array_record files are used: they have random access and need no TensorFlow.
+What can be told from the files alone is, since importing TFDS takes a while.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from experiments.data.decoding import Pictures
+from experiments.terminal.errors import UserError
+from jaxddim.messages import brief
+
+ARRAY_RECORD = "array_record"
+
+
+def data_root(data_dir: str | None) -> Path:
+    """The TFDS data folder: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(chosen).expanduser()
+
+
+def file_format(dataset: Path) -> str | None:
+    """The format of the prepared dataset in the folder NAME/VERSION, None when there is none."""
+    try:
+        about = json.loads((dataset / "dataset_info.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return about.get("fileFormat", "tfrecord")
+
+
+def there(dataset: Path, path: str | None) -> tuple[str, ...] | None:
+    """Lines for the user where the folder NAME/VERSION is a dataset; None where it is none.
+
+    Args:
+      dataset: the folder.
+      path: the files that the user named, which are then not read.
+    Raises:
+      UserError: when it is a copy in a format without random access.
+    """
+    present, name = file_format(dataset), dataset.parent.name
+    if present is None:
+        return None
+    if present != ARRAY_RECORD:
+        raise UserError(
+            f"{dataset} is a {present} copy, which cannot be read in random order; prepare an "
+            f"array_record one elsewhere: python -m experiments.prepare --source {name} --path "
+            "DIR --data-dir NEW, then give --data.data-dir NEW"
+        )
+    unread = f"{name} is already in {dataset}, which you may remove to prepare it again"
+    return (unread,) if path else ()
+
+
+def stamp(dataset: Path) -> str:
+    """A hash that changes when the dataset in this folder is prepared anew."""
+    about = dataset / "dataset_info.json"
+    text = about.read_bytes() + str(about.stat().st_mtime_ns).encode()
+    return hashlib.sha256(text).hexdigest()
+
+
+def split_sizes(builder: Any) -> dict[str, int]:
+    """Number of examples of each split."""
+    return {name: int(split.num_examples) for name, split in builder.info.splits.items()}
+
+
+def write(builder: Any) -> None:
+    """Prepare a dataset as array_record without looking at the network.
+
+    Raises:
+      UserError: when the files cannot be written.
+    """
+    import tensorflow_datasets as tfds
+
+    offline = tfds.download.DownloadConfig(try_download_gcs=False)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it talks of downloads; there are none
+            builder.download_and_prepare(file_format=ARRAY_RECORD, download_config=offline)
+    except OSError as error:
+        if file_format(Path(builder.data_dir)) == ARRAY_RECORD:
+            return  # another process was faster
+        raise UserError(
+            f"cannot write {builder.data_dir}: {brief(error)}; make room there, or name another "
+            "place with --data-dir (in training: --data.data-dir)"
+        ) from error
+
+
+def pictures(builder: Any) -> Pictures:
+    """The still encoded pictures of all splits of a prepared builder, train before test."""
+    import tensorflow_datasets as tfds
+
+    sizes = split_sizes(builder)
+    splits = sorted(sizes, key=lambda name: (name != "train", name))
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    sources = [builder.as_data_source(split, decoders=decoders) for split in splits]
+    names = [f"{split} {i}" for split in splits for i in range(sizes[split])]
+    ends = np.cumsum([sizes[split] for split in splits])
+    return Pictures(names, _reader(sources, ends), tuple(builder.info.features["label"].names))
+
+
+def _reader(sources: list[Any], ends: np.ndarray) -> Callable[[int], tuple[BinaryIO, int]]:
+    """Position over all sources -> (encoded file, label)."""
+
+    def read(index: int) -> tuple[BinaryIO, int]:
+        which = int(np.searchsorted(ends, index, side="right"))
+        source = sources[which]
+        example = source[index - int(ends[which]) + len(source)]
+        return io.BytesIO(example["image"]), int(example["label"])
+
+    return read

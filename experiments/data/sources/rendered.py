@@ -1,0 +1,126 @@
+"""Rendered cars: a data set that needs no download, since it is drawn on the spot.
+
+`render` draws picture i from (seed, i, size) alone. `prepare` writes the first of them down as a
+TFDS data set, in whose folder record i is picture i, so that they are drawn once and read like any
+other data. Files are array_record: random access, and no need for TensorFlow.
+"""
+
+import contextlib
+import dataclasses
+import io
+import os
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from PIL import Image
+
+from experiments.cars.drawing import BODY_TYPES, labels, render
+from experiments.data.sources.prepared import ARRAY_RECORD
+
+__all__ = ["BODY_TYPES", "RenderedCars", "RenderedConfig", "labels", "prepare", "render"]
+
+_BLOCK = 64  # pictures drawn before they are written
+
+
+def _png(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "png", compress_level=1)
+    return file.getvalue()
+
+
+@dataclasses.dataclass(eq=False)
+class RenderedConfig(tfds.core.BuilderConfig):
+    """Which pictures a prepared set holds; each choice has a folder of its own."""
+
+    name: str = ""
+    size: int = 64
+    num_images: int = 4096
+    seed: int = 0
+
+    def __post_init__(self):
+        self.name = f"{self.size}x{self.size}_{self.num_images}_seed{self.seed}"
+
+
+class RenderedCars(tfds.core.GeneratorBasedBuilder):
+    """Drawn pictures of cars with their body types."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS: ClassVar = [RenderedConfig()]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        shape = (self.builder_config.size, self.builder_config.size, 3)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Drawn pictures of cars: seven body types seen from the side.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=shape, encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=BODY_TYPES),
+                }
+            ),
+            disable_shuffling=True,  # record i is picture i
+        )
+
+    def _split_generators(self, dl_manager) -> dict:
+        del dl_manager  # nothing to download
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict]]:
+        # In one thread: two were slower, contending for the lock over arrays this small.
+        config = self.builder_config
+        for start in range(0, config.num_images, _BLOCK):
+            block = range(start, min(start + _BLOCK, config.num_images))
+            pictures = render(block, size=config.size, seed=config.seed)
+            kinds = labels(block, seed=config.seed)
+            for index, picture, kind in zip(block, pictures, kinds, strict=True):
+                yield index, {"image": _png(picture), "label": int(kind)}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TFDS' progress bars and its talk of downloads, of which there are none, to itself."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def prepare(
+    size: int = 64, num_images: int = 4096, seed: int = 0, data_dir: str | os.PathLike | None = None
+) -> RenderedCars:
+    """A builder whose pictures are on disk: drawn now unless they were before.
+
+    Args:
+      size: height and width in pixels.
+      num_images: how many pictures.
+      seed: as in `render`.
+      data_dir: where TFDS keeps its data sets; None is its own default.
+    Returns:
+      The builder; `builder.as_data_source("train")[i]` is a dict with image i and its label.
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     source = prepare(16, 2, data_dir=folder).as_data_source("train")
+      ...     source[1]["image"].shape
+      (16, 16, 3)
+    """
+    config = RenderedConfig(size=size, num_images=num_images, seed=seed)
+    config = RenderedCars.builder_configs.get(config.name, config)  # TFDS wants its own instance
+    with _quiet():
+        builder = RenderedCars(data_dir=data_dir, config=config, file_format=ARRAY_RECORD)
+        if not builder.is_prepared():
+            offline = tfds.download.DownloadConfig(try_download_gcs=False)
+            try:
+                builder.download_and_prepare(download_config=offline)
+            except FileExistsError:  # another process prepared the same folder meanwhile
+                builder = RenderedCars(data_dir=data_dir, config=config, file_format=ARRAY_RECORD)
+                if not builder.is_prepared():
+                    raise
+    return builder

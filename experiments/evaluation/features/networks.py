@@ -1,0 +1,74 @@
+"""Feature networks: images in, a vector of features for each out.
+
+A network is its weights and one function of them. It is asked in chunks of one fixed shape, the
+last one filled up, so that it is compiled once and the features of an image do not depend on how
+many there are. Products are in full float32 on every device.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.terminal.errors import UserError
+from experiments.terminal.progress import tracked
+
+CHUNK = {"cpu": 16}
+"""Images in one call of the network, by platform; 64 elsewhere."""
+PRECISION = "highest"
+OF_THE_FID = "Inception-v3"
+
+
+class FeatureNetwork(NamedTuple):
+    """A network that turns images into features.
+
+    Attributes:
+      name: as it stands in every result.
+      dims: number of features.
+      resize: how images are brought to the network's size and scale, for the record.
+      weights: sha256 of the file of weights.
+      params: the weights.
+      embed: ``embed(params, images) -> [b, dims]``, compiled; images as for `features`.
+    """
+
+    name: str
+    dims: int
+    resize: str
+    weights: str
+    params: Any
+    embed: Callable[[Any, jax.Array], jax.Array]
+
+    def label(self, metric: str) -> str:
+        """The name of a metric with this network.
+
+        "FD (EfficientNet-Lite0)", and "FID" for the one network that the FID is defined by.
+        """
+        if (metric, self.name) == ("FD", OF_THE_FID):
+            return "FID"
+        return f"{metric} ({self.name})"
+
+
+def features(network: FeatureNetwork, images: np.ndarray, *, what: str = "features") -> np.ndarray:
+    """The features of images.
+
+    Args:
+      network: from `loading.load`.
+      images: [n, h, w, 3], uint8, or float in [-1, 1]; may be memory-mapped.
+      what: beside the progress bar.
+    Returns:
+      Float32 [n, dims], exactly one row an image.
+    Raises:
+      UserError: when a feature is not finite.
+    """
+    chunk = CHUNK.get(jax.default_backend(), 64)
+    found = np.empty((len(images), network.dims), np.float32)
+    with jax.default_matmul_precision(PRECISION):
+        for start in tracked(range(0, len(images), chunk), what):
+            rows = np.arange(start, start + chunk).clip(max=len(images) - 1)
+            answer = network.embed(network.params, jnp.asarray(images[rows]))
+            found[start : start + chunk] = np.asarray(answer)[: len(images) - start]
+    if not np.isfinite(found).all():
+        raise UserError(f"features of {network.name} are not finite: its weights are damaged")
+    return found

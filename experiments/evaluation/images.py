@@ -1,0 +1,42 @@
+"""A run's own images, found again."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.data import dataset as datasets
+from experiments.evaluation.references import Splits
+from experiments.terminal.files import default_cache_dir
+from jaxddim.runs import record
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the run's images are now; as in the run when not given."""
+
+    path: str | None = None
+    """Folder of images (folder), or of hand-placed archives (cars196, cifar10)."""
+    data_dir: str | None = None
+    """TFDS data folder."""
+    cache_dir: str | None = None
+    """Where resized images, and features of them, are cached."""
+
+
+def splits(workdir: str, places: Places = Places()) -> Splits:
+    """The images that a run was trained and validated on.
+
+    Args:
+      workdir: folder of the run.
+      places: where they are.
+    Raises:
+      UserError: when they are not on this machine, or are not the run's.
+    """
+    given: dict[str, Any] = {k: v for k, v in dataclasses.asdict(places).items() if v is not None}
+    config = dataclasses.replace(record.load(workdir).data, **given)
+    dataset = datasets.load(config)
+    record.check_images(workdir, dataset.fingerprint, record.read(workdir) or {})
+    train, holdout = datasets.split(dataset, config.holdout)
+    by_name = {"train": train.images, "holdout": holdout.images, "all": dataset.images}
+    root = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
+    return Splits(dataset.source, by_name, root / "features")

@@ -1,0 +1,1 @@
+"""What commands share: flags, start-up, mistakes, files, pictures and progress."""

@@ -1,0 +1,37 @@
+"""Settings that several commands have, checked before anything is done."""
+
+from pathlib import Path
+from typing import Any
+
+from experiments.terminal.errors import UserError
+from jaxddim.runs.drawing import DrawConfig
+
+
+def check_numbers(config: Any, *positive: str) -> None:
+    """Raises a UserError for a seed out of range, or where one of these fields is below 1."""
+    for name in positive:
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"--seed must lie in [0, 2^32), got {config.seed}")
+
+
+def check_step(config: DrawConfig) -> None:
+    """Raises a UserError for an update step that is not defined."""
+    if not 0 <= config.eta <= 1:
+        raise UserError(
+            f"--eta must lie in [0, 1], got {config.eta}: above 1 the step is not defined"
+        )
+    if config.eta and config.method == "ddpm":
+        raise UserError("--eta belongs to --method ddim; DDPM is what eta = 1 gives")
+    if config.variance == "large" and config.method == "ddim":
+        raise UserError("--variance large belongs to --method ddpm; DDIM has --eta")
+
+
+def make_folder(folder: Path) -> None:
+    """Makes the folder that --out goes into, or raises a UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: {folder} cannot be made ({error.strerror})") from None

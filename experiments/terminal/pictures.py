@@ -1,0 +1,44 @@
+"""Pictures of images: grids, and PNG and NPZ files of them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from experiments.terminal.files import replace
+
+
+def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
+    """uint8 [n, h, w, 3] as one picture, row by row, with white gaps.
+
+    Args:
+      images: uint8 [n, h, w, 3].
+      columns: images in a row; about the square root of n when not given.
+      gap: white pixels between images.
+    Returns:
+      uint8 [rows * (h + gap) - gap, columns * (w + gap) - gap, 3].
+    Example:
+      >>> grid(np.zeros((6, 8, 8, 3), np.uint8)).shape
+      (18, 28, 3)
+    """
+    n, h, w, c = images.shape
+    columns = columns or int(np.ceil(n**0.5))
+    rows = -(-n // columns)
+    cells = np.full((rows * columns, h + gap, w + gap, c), 255, np.uint8)
+    cells[:n, :h, :w] = images
+    picture = cells.reshape(rows, columns, h + gap, w + gap, c).swapaxes(1, 2)
+    picture = picture.reshape(rows * (h + gap), columns * (w + gap), c)
+    return picture[: rows * (h + gap) - gap, : columns * (w + gap) - gap]
+
+
+def save_png(path: Path, pixels: np.ndarray, zoom: int = 1) -> None:
+    """Writes uint8 [h, w, 3], each pixel zoom x zoom large; complete or not at all."""
+    from PIL import Image
+
+    if zoom > 1:
+        pixels = pixels.repeat(zoom, 0).repeat(zoom, 1)
+    replace(path, lambda file: Image.fromarray(pixels).save(file, format="PNG"))
+
+
+def save_npz(path: Path, images: np.ndarray) -> None:
+    """Writes uint8 [n, h, w, 3] under the name "images"; complete or not at all."""
+    replace(path, lambda file: np.savez_compressed(file, images=images))

@@ -1,0 +1,12 @@
+"""A bar for what takes a while."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.progress import track
+
+
+def tracked(items: Sequence[int], what: str) -> Iterable[int]:
+    """The items, with a progress bar on stderr where that is a terminal."""
+    console = Console(stderr=True, highlight=False)
+    return track(items, what, console=console) if console.is_terminal else items

@@ -1,0 +1,47 @@
+"""What a run leaves of its numbers: metrics.jsonl, and TensorBoard events with its pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+
+class Log:
+    """Numbers of a run, appended to metrics.jsonl and to TensorBoard events.
+
+    A resumed run first drops what was written after its checkpoint.
+    """
+
+    def __init__(self, workdir: str | Path, resumed_at: int = 0):
+        from tensorboardX import SummaryWriter
+
+        path = Path(workdir) / "metrics.jsonl"
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if _step(line) <= resumed_at]
+            path.write_text("".join(line + "\n" for line in lines))
+        self._lines = path.open("a")
+        self._events = SummaryWriter(str(workdir), purge_step=resumed_at + 1)
+
+    def write(self, step: int, **values: float) -> None:
+        """Appends numbers of a step."""
+        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.flush()
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """Adds a uint8 [h, w, 3] picture to the events."""
+        self._events.add_image(name, pixels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Finishes both files."""
+        self._lines.close()
+        self._events.close()
+
+
+def _step(line: str) -> float:
+    """The step of a line; infinite for one that a kill cut short."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

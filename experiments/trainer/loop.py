@@ -1,0 +1,219 @@
+"""The training loop: steps, and what is written between them."""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+import jaxddim
+from experiments.terminal.errors import UserError
+from experiments.trainer import monitor, previews, validation
+from experiments.trainer.log import Log
+from jaxddim import TrainState
+from jaxddim.runs import checkpoints
+from jaxddim.runs.build import Setup, new_state
+
+
+class Loop(NamedTuple):
+    """What the loop works with between steps.
+
+    Attributes:
+      setup: of the run.
+      total: steps of the whole training.
+      num_images: an epoch.
+      validate: ``validate(variables) -> loss``.
+      draw: ``draw(variables) -> (samples, strip)``.
+      single: ``single(state)``, one device's copy of what several hold.
+      store: of the checkpoints.
+      log: where numbers and pictures are written.
+      window: metrics since the last line of the log.
+      console: of the user.
+    """
+
+    setup: Setup
+    total: int
+    num_images: int
+    validate: Callable[[Any], float]
+    draw: Callable[[Any], tuple[jax.Array, jax.Array]]
+    single: Callable[[TrainState], TrainState]
+    store: Any
+    log: Log
+    window: monitor.Window
+    console: Console
+
+    def epochs(self, step: int) -> float:
+        """How often the images were seen after so many steps."""
+        return step * self.setup.config.train.batch_size / self.num_images
+
+    def is_due(self, step: int, every: int | None) -> bool:
+        """Whether something that is done every so many steps (None: each epoch) is done now."""
+        if every is None:
+            return step == self.total or self.ends_epoch(step)
+        return step == self.total or step % every == 0
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch ended with this step."""
+        return int(self.epochs(step)) > int(self.epochs(step - 1))
+
+
+def first_state(setup: Setup, abstract: TrainState, store: Any, console: Console) -> TrainState:
+    """The state of the latest checkpoint, or a new one."""
+    if store.all_steps():
+        state = checkpoints.restore(store, abstract)
+        console.print(f"resumed at step {int(state.step)}")
+        return state
+    with console.status("drawing the initial weights"):
+        # placed as restored ones are, so that both go through the same compiled step
+        return jax.device_put(new_state(setup), jax.local_devices()[0])
+
+
+def train(
+    setup: Setup,
+    state: TrainState,
+    batches: Iterator[np.ndarray],
+    total: int,
+    num_images: int,
+    held_out: np.ndarray,
+    store: Any,
+    console: Console,
+) -> int:
+    """Trains from this state on.
+
+    Args:
+      setup: of the run.
+      state: where training stands.
+      batches: float32 [batch, h, w, c], from the state's step on.
+      total: steps of the whole training.
+      num_images: images in an epoch.
+      held_out: uint8 [n, h, w, c], for the validation loss.
+      store: of the checkpoints.
+      console: of the user.
+    Returns:
+      The exit code: 0, or 128 + n after signal n.
+    Raises:
+      UserError: when the loss is no longer finite.
+    """
+    config, first = setup.config, int(state.step)
+    step_fn, state, place, single = compiled_step(setup, state)
+    validate = validation.make_validation(config, setup.model, setup.schedule, held_out)
+    draw = previews.make_sampler(config, setup.model, setup.schedule)
+    placed = map(place, batches)
+    with monitor.stop_signals() as stopped:
+        with console.status("compiling the training step"):
+            started = time.perf_counter()
+            state, metrics = step_fn(state, next(placed))
+            jax.block_until_ready(metrics)
+        console.print(f"compiled; first step after {time.perf_counter() - started:.1f} s")
+        # not before: TensorBoard's writer imports PyTorch, where there is one, for two seconds
+        log = Log(config.workdir, first)
+        window = monitor.Window(config.train.batch_size)
+        loop = Loop(setup, total, num_images, validate, draw, single, store, log, window, console)
+        try:
+            last = follow(loop, step_fn, state, metrics, placed, first, stopped)
+        except monitor.Diverged as error:
+            latest = store.latest_step()
+            where = "none was saved" if latest is None else store.directory / str(latest)
+            raise UserError(
+                f"{error}; the last good checkpoint: {where}. Try a lower "
+                "--optim.learning-rate, --optim.clip 1 or a longer --optim.warmup-steps, "
+                "in a new --workdir"
+            ) from None
+        finally:
+            log.close()
+    if stopped:
+        console.print(f"stopped by a signal: step {last} is saved; the same command goes on")
+        return 128 + stopped[0]
+    console.print(f"done: {total} steps; pictures are in {Path(config.workdir) / 'samples'}")
+    return 0
+
+
+def compiled_step(
+    setup: Setup, state: TrainState
+) -> tuple[Callable[..., Any], TrainState, Callable[..., Any], Callable[..., TrainState]]:
+    """The step for the devices here, the state on them, ``place(batch)`` and ``single(state)``."""
+    config = setup.config
+    step_fn = functools.partial(
+        jaxddim.train_step,
+        apply_fn=setup.model.apply,
+        tx=setup.tx,
+        schedule=setup.schedule,
+        seed=config.seed,
+        ema=config.optim.ema,
+        kind=config.diffusion.kind,
+        norm=config.diffusion.norm,
+        weighting=setup.weighting,
+        accumulate=config.train.accumulate,
+    )
+    devices = jax.local_device_count()
+    if devices == 1:
+        return jaxddim.jit_step(step_fn), state, jnp.asarray, lambda state: state
+
+    def place(batch: np.ndarray) -> np.ndarray:
+        return batch.reshape(devices, -1, *batch.shape[1:])
+
+    return jaxddim.pmap_step(step_fn), jaxddim.replicate(state), place, jaxddim.unreplicate
+
+
+def follow(
+    loop: Loop,
+    step_fn: Callable[..., Any],
+    state: TrainState,
+    metrics: dict[str, jax.Array],
+    batches: Iterator[Any],
+    step: int,
+    stopped: list[int],
+) -> int:
+    """Takes steps until all are done or a signal came; the last step. The first was just taken."""
+    config = loop.setup.config.train
+    with monitor.progress(loop.console, step, loop.total) as show:
+        while True:
+            step += 1
+            loop.window.add(step, metrics)
+            show(step, loop.window.loss, loop.window.rate)
+            if loop.is_due(step, config.log_every) or loop.ends_epoch(step):
+                write_line(loop, step)
+            if loop.is_due(step, config.checkpoint_every) or stopped:
+                save(loop, step, state, validated=not stopped)
+            if stopped:
+                return step
+            if loop.is_due(step, config.sample_every):
+                with loop.window.paused(), loop.console.status("sampling"):
+                    images = loop.draw(jaxddim.variables(loop.single(state)))
+                    previews.write_samples(loop.setup.config.workdir, loop.log, step, *images)
+            if step == loop.total:
+                return step
+            state, metrics = step_fn(state, next(batches))
+
+
+def write_line(loop: Loop, step: int) -> None:
+    """Writes the means since the last line into the log, and says them."""
+    values = loop.window.flush()
+    loop.log.write(step, epoch=loop.epochs(step), **values)
+    loop.console.print(
+        f"epoch {int(loop.epochs(step))} | step {step} | loss {values['loss']:.5f} | "
+        f"{values['images_per_second']:.1f} images/s"
+    )
+
+
+def save(loop: Loop, step: int, state: TrainState, *, validated: bool) -> None:
+    """Saves a checkpoint, with its validation loss unless a signal asks to be quick.
+
+    Raises:
+      Diverged: when that loss is not finite; nothing is saved then.
+    """
+    with loop.window.paused():
+        raw = loop.single(state)
+        loss = loop.validate(jaxddim.variables(raw)) if validated else None
+        if loss is not None and not math.isfinite(loss):
+            raise monitor.Diverged(step, loss)
+        checkpoints.save(loop.store, raw, loss)
+        if loss is not None:
+            loop.log.write(step, validation_loss=loss)
+            loop.console.print(f"step {step} saved | validation loss {loss:.5f}")

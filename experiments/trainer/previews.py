@@ -1,0 +1,51 @@
+"""Pictures of a run while it trains: a grid of samples, and the strip of one.
+
+Both are a fixed function of the weights, so that one compares with the next.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import jaxddim
+from experiments.terminal import pictures
+from experiments.trainer.log import Log
+from jaxddim.runs.config import Config
+from jaxddim.runs.drawing import to_uint8
+
+STRIP = 10
+"""Images in the strip of one sample on its way from noise (seed fig. 5)."""
+
+
+def make_sampler(
+    config: Config, model: Any, schedule: jaxddim.Schedule
+) -> Callable[[Any], tuple[jax.Array, jax.Array]]:
+    """``draw(variables) -> (samples [n, h, w, 3], strip [STRIP, h, w, 3])`` by DDIM, eta = 0."""
+    size, n = config.data.image_size, config.train.num_samples
+    grid = jaxddim.timesteps(schedule.num_steps, config.train.sample_steps)
+    keep = min(STRIP, grid.size)
+
+    @jaxddim.compiled
+    def draw(variables: Any) -> tuple[jax.Array, jax.Array]:
+        denoise_fn = jaxddim.as_denoiser(
+            schedule, lambda x, index: model.apply(variables, x, index), kind=config.diffusion.kind
+        )
+        key = jax.random.key(config.seed)
+        x_T = jax.random.normal(key, (n, size, size, 3))
+        x, path = jaxddim.integrate(key, denoise_fn, schedule, grid, x_T, keep=keep)
+        assert path is not None  # keep > 0
+        return x, path.x[:, 0]
+
+    return draw
+
+
+def write_samples(workdir: str, log: Log, step: int, samples: jax.Array, strip: jax.Array) -> None:
+    """Writes samples/STEP.png and samples/STEP_strip.png, and adds both to the events."""
+    zoom = max(1, 96 // samples.shape[1])
+    for name, images, columns in (("", samples, None), ("_strip", strip, len(strip))):
+        pixels = pictures.grid(to_uint8(images), columns)
+        path = Path(workdir) / "samples" / f"{step:07d}{name}.png"
+        pictures.save_png(path, pixels, zoom)
+        log.picture(step, f"samples{name}", pixels)

@@ -1,0 +1,56 @@
+"""The loss on images that were held out: a fixed function of the weights, so that it compares."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxddim
+from jaxddim.runs.config import Config
+
+
+def make_losses(
+    config: Config, model: Any, schedule: jaxddim.Schedule
+) -> Callable[[Any, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """``losses(variables, images, t, eps) -> float32 [n]``, as trained but for the weighting.
+
+    Images are uint8; the network sees as many at a time as in training.
+    """
+
+    @jaxddim.compiled
+    def some(variables: Any, x0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
+        output = model.apply(variables, jaxddim.q_sample(schedule, x0, t, eps), t - 1)
+        kind, norm = config.diffusion.kind, config.diffusion.norm
+        return jaxddim.diffusion_loss(schedule, output, x0, t, eps, kind=kind, norm=norm)
+
+    def losses(variables: Any, images: np.ndarray, t: np.ndarray, eps: np.ndarray) -> np.ndarray:
+        n = len(images)
+        chunk = min(n, config.train.batch_size // config.train.accumulate)
+        parts = []
+        for start in range(0, n, chunk):
+            rows = np.arange(start, start + chunk) % n
+            x0 = images[rows].astype(np.float32) / 127.5 - 1
+            parts.append(np.asarray(some(variables, x0, t[rows], eps[rows])))
+        return np.concatenate(parts)[:n]
+
+    return losses
+
+
+def fixed_noise(images: np.ndarray) -> np.ndarray:
+    """The noise of these images in every validation."""
+    return np.random.default_rng(0).standard_normal(images.shape, np.float32)
+
+
+def make_validation(
+    config: Config, model: Any, schedule: jaxddim.Schedule, images: np.ndarray
+) -> Callable[[Any], float]:
+    """``validate(variables) -> loss`` on held-out images.
+
+    Image i of n always gets the noise level (i + 1/2) / n of the way to T, and always the same
+    noise, so that the loss is comparable between evaluations and between runs.
+    """
+    n = len(images)
+    t = 1 + ((np.arange(n) + 0.5) / n * schedule.num_steps).astype(np.int32)
+    eps, losses = fixed_noise(images), make_losses(config, model, schedule)
+    return lambda variables: float(losses(variables, images, t, eps).mean(dtype=np.float64))

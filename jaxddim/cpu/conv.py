@@ -1,0 +1,100 @@
+"""Convolutions that are computed on CPU in an exact form that suits their static shape.
+
+A convolution, y = F(x, k), and the two halves of its gradient belong together: with any y',
+
+    <y', F(x, k)> = <G(y', k), x> = <H(x, y'), k>,
+
+so F, G (gradient of the input) and H (gradient of the kernel) are closed under differentiation:
+the gradient of each with regard to an operand is another of the three. On CPU each of them has the
+form that `forms.py` chooses for the layer; elsewhere they are `lax.conv_general_dilated` and
+its own derivatives, unchanged.
+"""
+
+from functools import partial
+
+import jax
+from jax.interpreters import ad
+
+from jaxddim.cpu import forms
+from jaxddim.cpu.order import pair
+from jaxddim.cpu.primitives import by_platform
+
+
+def _plain(x: jax.Array, k: jax.Array, *, layer: forms.Layer) -> jax.Array:
+    return forms.direct(layer, x, k)
+
+
+def _plain_input(y: jax.Array, k: jax.Array, *, layer: forms.Layer) -> jax.Array:
+    return forms.gradient(forms.direct, 0, layer, y, k)
+
+
+def _plain_kernel(x: jax.Array, y: jax.Array, *, layer: forms.Layer) -> jax.Array:
+    return forms.gradient(forms.direct, 1, layer, x, y)
+
+
+def _cpu(x: jax.Array, k: jax.Array, *, layer: forms.Layer) -> jax.Array:
+    return forms.choose(layer).forward(layer, x, k)
+
+
+def _cpu_input(y: jax.Array, k: jax.Array, *, layer: forms.Layer) -> jax.Array:
+    form = forms.choose(layer)
+    return (form.input_gradient or partial(forms.gradient, form.forward, 0))(layer, y, k)
+
+
+def _cpu_kernel(x: jax.Array, y: jax.Array, *, layer: forms.Layer) -> jax.Array:
+    form = forms.choose(layer)
+    return (form.kernel_gradient or partial(forms.gradient, form.forward, 1))(layer, x, y)
+
+
+_conv_p = by_platform("conv", _plain, _cpu)
+_conv_input_p = by_platform("conv_input_gradient", _plain_input, _cpu_input)
+_conv_kernel_p = by_platform("conv_kernel_gradient", _plain_kernel, _cpu_kernel)
+ad.defbilinear(
+    _conv_p,
+    lambda y, x, k, **layer: _conv_input_p.bind(y, k, **layer),
+    lambda y, x, k, **layer: _conv_kernel_p.bind(x, y, **layer),
+)
+ad.defbilinear(
+    _conv_input_p,
+    lambda x, y, k, **layer: _conv_p.bind(x, k, **layer),
+    lambda x, y, k, **layer: _conv_kernel_p.bind(x, y, **layer),
+)
+ad.defbilinear(
+    _conv_kernel_p,
+    lambda k, x, y, **layer: _conv_input_p.bind(y, k, **layer),
+    lambda k, x, y, **layer: _conv_p.bind(x, k, **layer),
+)
+
+
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: tuple[int, int] = (1, 1),
+    padding: forms.Padding = "SAME",
+    transposed: bool = False,
+) -> jax.Array:
+    """`lax.conv_general_dilated`, or `lax.conv_transpose`; on CPU in the form chosen for it.
+
+    Args:
+      x: `[b, h, w, c]`.
+      kernel: `[kh, kw, c, d]`, of the same type.
+      strides: rows and columns that the kernel moves at a time.
+      padding: "SAME", "VALID" or pairs.
+      transposed: as `lax.conv_transpose` does it.
+    Returns:
+      `[b, h', w', d]`.
+    Example:
+      >>> import jax.numpy as jnp
+      >>> conv(jnp.ones([2, 8, 8, 3]), jnp.ones([3, 3, 3, 5]), strides=(2, 2)).shape
+      (2, 4, 4, 5)
+    """
+    layer = forms.Layer(x.shape, kernel.shape, strides, padding, transposed, x.dtype.itemsize >= 4)
+    if _is_manual(x) or _is_manual(kernel):
+        return forms.direct(layer, x, kernel)
+    return _conv_p.bind(*pair(x, kernel), layer=layer)
+
+
+def _is_manual(a: jax.Array) -> bool:
+    """Whether a differs between the devices of a surrounding jax.shard_map, which is checked."""
+    aval = jax.typeof(a)
+    return bool(getattr(aval, "vma", ()) or getattr(getattr(aval, "mat", None), "varying", ()))

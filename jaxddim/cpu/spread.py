@@ -1,0 +1,59 @@
+"""Adding a vector to every pixel, and the sum over pixels that is its gradient.
+
+    spread(v, h, w)[b, y, x, c] = v[b, c]
+    total(x)[b, c]              = sum_{y, x} x[b, y, x, c]
+
+Each is the other's transpose. On CPU XLA computes such a sum one channel after another, walking
+through memory in steps of a whole pixel, and computes anew what it sums, for every sum. With the
+rows of pixels summed by a product with ones it is up to ten times faster, several times more
+precise, and what it sums is computed once.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.interpreters import ad
+
+from jaxddim.cpu.primitives import by_platform
+
+
+def _total(x: jax.Array) -> jax.Array:
+    return jnp.sum(x, range(1, x.ndim - 1))
+
+
+def _total_cpu(x: jax.Array) -> jax.Array:
+    if x.ndim == 2:
+        return x
+    rows = tuple(range(x.ndim - 2))
+    ones = jnp.ones((*x.shape[:-2], 1, x.shape[-2]), x.dtype)
+    contract = ((x.ndim - 1,), (x.ndim - 2,))
+    wide = jnp.promote_types(x.dtype, "f4")
+    sums = lax.dot_general(ones, x, (contract, (rows, rows)), preferred_element_type=wide)
+    return jnp.sum(sums, range(1, x.ndim - 1)).astype(x.dtype)
+
+
+def _spread(v: jax.Array, *, space: tuple[int, ...]) -> jax.Array:
+    return lax.broadcast_in_dim(v, (len(v), *space, v.shape[-1]), (0, 1 + len(space)))
+
+
+_total_p = by_platform("total", _total, _total_cpu)
+_spread_p = by_platform("spread", _spread, _spread)
+
+
+def total(x: jax.Array) -> jax.Array:
+    """Sums over all pixels of each image: `[b, h, w, c] -> [b, c]`."""
+    return _total_p.bind(x)
+
+
+def spread(v: jax.Array, *space: int) -> jax.Array:
+    """The same vector at every pixel: `[b, c] -> [b, h, w, c]` for space h, w."""
+    return _spread_p.bind(v, space=space)
+
+
+ad.deflinear2(_total_p, lambda ct, x: [spread(ct, *x.aval.shape[1:-1])])
+ad.deflinear2(_spread_p, lambda ct, v, **_: [total(ct)])
+
+
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Adds the same vector to every pixel of every image: `[b, h, w, c]` and `[c]`."""
+    return x + spread(jnp.broadcast_to(bias, (len(x), *bias.shape)), *x.shape[1:-1])

@@ -1,0 +1,15 @@
+"""Words of messages."""
+
+from collections.abc import Sequence
+
+
+def brief(error: BaseException, most: int = 80) -> str:
+    """An error's text on one line and not too long."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first names in sorted order, and how many more there are."""
+    first = sorted(names)[:most]
+    return ", ".join(first) + (f" and {len(names) - most} more" if len(names) > most else "")

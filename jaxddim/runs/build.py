@@ -1,0 +1,120 @@
+"""What a configuration stands for: its network, schedule, optimizer and first state."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxddim import schedules
+from jaxddim.models.simple_unet import SimpleUNet
+from jaxddim.models.unet import UNet
+from jaxddim.predictions import check_kind
+from jaxddim.runs.config import Config, DiffusionConfig, ModelConfig, OptimConfig
+from jaxddim.runs.errors import run_errors
+from jaxddim.schedules import Schedule
+from jaxddim.training import losses
+from jaxddim.training.step import TrainState, create_state
+
+
+class Setup(NamedTuple):
+    """A configuration, and what is built from it once.
+
+    Attributes:
+      config: of the run.
+      schedule: the noise.
+      model: the Flax network.
+      tx: the optimizer.
+      weighting: of each noise level in the loss, a function of log_snr; None where all count alike.
+    """
+
+    config: Config
+    schedule: Schedule
+    model: Any
+    tx: optax.GradientTransformation
+    weighting: losses.Weighting | None
+
+
+def build(config: Config, axis_name: str | None = None) -> Setup:
+    """Everything that a configuration stands for; nothing is computed yet.
+
+    Args:
+      config: of the run.
+      axis_name: the axis over devices that BatchNorm averages over, under `jax.pmap`.
+    Raises:
+      RunError: for a schedule that does not exist, or that the kind of network cannot be used on.
+    """
+    return Setup(
+        config,
+        build_schedule(config.diffusion),
+        build_model(config.model, axis_name),
+        build_optimizer(config.optim),
+        build_weighting(config.diffusion),
+    )
+
+
+def build_model(config: ModelConfig, axis_name: str | None = None) -> Any:
+    """The Flax network of a configuration."""
+    dtype = jnp.dtype(config.dtype)
+    if config.name == "simple_unet":
+        channels = tuple(config.channels * multiplier for multiplier in config.multipliers)
+        return SimpleUNet(channels=channels, dtype=dtype, axis_name=axis_name)
+    return UNet(
+        channels=config.channels,
+        multipliers=config.multipliers,
+        num_blocks=config.num_blocks,
+        attention=config.attention,
+        dropout=config.dropout,
+        groups=config.groups,
+        patch=config.patch,
+        remat=config.remat,
+        dtype=dtype,
+    )
+
+
+def build_schedule(config: DiffusionConfig) -> Schedule:
+    """The noise schedule of a configuration.
+
+    Raises:
+      RunError: when there is none of so many steps, or the kind of network cannot be used on it.
+    """
+    with run_errors():
+        schedule = getattr(schedules, config.schedule)(config.num_steps)
+        schedule = schedules.zero_terminal_snr(schedule) if config.zero_terminal_snr else schedule
+        check_kind(config.kind, schedule)
+    return schedule
+
+
+def build_weighting(config: DiffusionConfig) -> losses.Weighting | None:
+    """The weight of each noise level, as a function of log_snr."""
+    if config.weighting == "none":
+        return None
+    return getattr(losses, config.weighting)(kind=config.kind)
+
+
+def build_optimizer(config: OptimConfig) -> optax.GradientTransformation:
+    """Adam with warm-up, decay and clipping."""
+    rate, warmup, decay = config.learning_rate, config.warmup_steps, config.decay_steps
+    if decay:
+        rate = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, decay, rate / 100)
+    elif warmup:
+        rate = optax.linear_schedule(0.0, rate, warmup)
+    clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    return optax.chain(*clip, optax.adam(rate))
+
+
+def new_state(setup: Setup) -> TrainState:
+    """The run's state before its first step."""
+    size = setup.config.data.image_size
+    key = jax.random.key(setup.config.seed)
+    return create_state(key, setup.model, setup.tx, (1, size, size, 3))
+
+
+def abstract_state(setup: Setup) -> TrainState:
+    """Shapes and types of the run's state; nothing is computed.
+
+    Raises:
+      RunError: when the network cannot be built, or cannot take images of this size.
+    """
+    with run_errors():
+        return jax.eval_shape(lambda: new_state(setup))

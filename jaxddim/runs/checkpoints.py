@@ -1,0 +1,89 @@
+"""Checkpoints of a run: the latest few and the one with the best validation loss (Orbax)."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from jaxddim.runs.errors import RunError
+from jaxddim.training.step import TrainState
+
+
+def _loss(metrics: Any) -> float:
+    return metrics["validation_loss"]
+
+
+def manager(workdir: str | Path, keep: int = 2) -> ocp.CheckpointManager:
+    """The checkpoints in ``workdir/checkpoints``: the latest `keep`, and the best.
+
+    Each is written under another name and renamed when complete, so a run that is killed while
+    it saves leaves the one before. Saving is not in the background: the buffers of the state are
+    reused by the next step.
+    """
+    policy = preservation_policy.AnyPreservationPolicy(
+        [
+            preservation_policy.LatestN(keep),
+            preservation_policy.BestN(
+                get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False
+            ),
+        ]
+    )
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policy,
+        best_fn=_loss,
+        best_mode="min",
+        enable_async_checkpointing=False,
+    )
+    return ocp.CheckpointManager((Path(workdir) / "checkpoints").absolute(), options=options)
+
+
+def save(checkpoints: ocp.CheckpointManager, state: TrainState, loss: float | None) -> None:
+    """Saves a state under its step, with its validation loss where one is known."""
+    step = int(state.step)
+    if step in checkpoints.all_steps():
+        return
+    metrics = None if loss is None else {"validation_loss": loss}
+    verbosity = logging.get_verbosity()
+    if metrics is None:
+        logging.set_verbosity(logging.ERROR)  # Orbax would warn of it
+    checkpoints.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+    logging.set_verbosity(verbosity)
+
+
+def restore(
+    checkpoints: ocp.CheckpointManager, abstract: TrainState, which: str = "latest"
+) -> TrainState:
+    """A saved state.
+
+    Args:
+      checkpoints: from `manager`.
+      abstract: shapes and types of the state, from jax.eval_shape.
+      which: "latest", "best" (lowest validation loss), or a step.
+    Raises:
+      RunError: when there is no such checkpoint.
+    """
+    steps = checkpoints.all_steps()
+    if not steps:
+        raise RunError(f"{checkpoints.directory} holds no checkpoint: train the run first")
+    if which == "latest":
+        step = checkpoints.latest_step()
+    elif which == "best":
+        step = checkpoints.best_step()
+        if step is None:
+            step = checkpoints.latest_step()
+    elif which.isdigit() and int(which) in steps:
+        step = int(which)
+    else:
+        raise RunError(
+            f"no checkpoint {which!r} in {checkpoints.directory}: expected latest, best or one of "
+            + ", ".join(map(str, sorted(steps)))
+        )
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract
+    )
+    restored: Any = checkpoints.restore(step, args=ocp.args.StandardRestore(abstract))
+    return restored

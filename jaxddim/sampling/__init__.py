@@ -1,0 +1,20 @@
+"""Sampling: one loop over a grid of times, and the steps that it takes."""
+
+from jaxddim.sampling.langevin import corrector, langevin_step
+from jaxddim.sampling.latents import decode, encode, interpolate, slerp
+from jaxddim.sampling.loop import StepFn, integrate, sample
+from jaxddim.sampling.steps import ddim_step, ddpm_step
+
+__all__ = [
+    "StepFn",
+    "corrector",
+    "ddim_step",
+    "ddpm_step",
+    "decode",
+    "encode",
+    "integrate",
+    "interpolate",
+    "langevin_step",
+    "sample",
+    "slerp",
+]

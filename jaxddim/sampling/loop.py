@@ -1,0 +1,195 @@
+r"""The one loop: a grid of times, a denoiser and a step, inside `jax.lax.scan`.
+
+For each pair (t, s) of neighbours in the grid
+
+    x_s = mean + std * z,    (mean, std) = step(schedule, x_t, denoise_fn(x_t, t), t, s).
+
+Only this loop draws. Example i draws the noise of the transition that leaves time t
+from ``fold_in(key_i, t)``, where ``key_i = fold_in(key, i)``. Hence image i does not
+depend on the size of the batch, and a run that is stopped at some time of its grid
+and taken up again there draws the same noise as one that was not.
+
+A grid may come back to a time, or stay at it, as Langevin dynamics does: the transition that
+leaves t for the (n + 1)th time draws from ``fold_in(key_i, t + n (T + 1))``, noise of its own.
+(So such a run can be stopped and taken up again before the first visit to a time, not between two.)
+Several steps in the place of one, as `corrector` makes them, stand for a grid in which each time
+is repeated: all but the last stay where they are.
+
+Sampling, and with it encoding (the grid reversed), decoding and interpolation in `latents`, are all
+this loop.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxddim.sampling.steps import ddim_step
+from jaxddim.schedules import Schedule
+from jaxddim.types import DenoiseFn, Gaussian, Trajectory
+
+StepFn = Callable[..., Gaussian]
+"""``step(schedule, x_t, prediction, t, s) -> Gaussian``."""
+
+
+def integrate(
+    key: jax.Array,
+    denoise_fn: DenoiseFn,
+    schedule: Schedule,
+    timesteps: jax.Array,
+    x: jax.Array,
+    *,
+    step: StepFn | Sequence[StepFn] = ddim_step,
+    keep: int = 0,
+) -> tuple[jax.Array, Trajectory | None]:
+    """Follows the grid from ``timesteps[0]`` to ``timesteps[-1]``.
+
+    Compiles once for each length of the grid; its values may change.
+
+    Args:
+      key: a random key; or [b] keys, one an example.
+      denoise_fn: ``denoise_fn(x, t) -> Prediction``; t is a scalar.
+      schedule: the noise schedule.
+      timesteps: int32 [S+1]; the order of the times is the order of the steps.
+      x: images at time ``timesteps[0]``, [b, *d].
+      step: `ddim_step`, `ddpm_step`, either with its options bound by functools.partial, or
+        anything of the same signature. Or several steps, such as `corrector` returns: they follow
+        one another at each time t of the grid, each with a prediction of its own; all but the last
+        are called with s = t, and the last one leaves.
+      keep: how many evenly spaced snapshots to return, the first of them x itself and the last
+        the result (keep = 1: only the result). Memory grows with keep, not with S.
+    Returns:
+      The images at time ``timesteps[-1]``, [b, *d] float32, and a Trajectory of keep snapshots
+      (None when keep is 0).
+    Raises:
+      ValueError: when the grid is not a vector of at least 2 times, keep does not lie in 0..S+1,
+        or there is no step.
+    Source: arXiv 2010.02502, section 4.2.
+    Example:
+      >>> import jaxddim
+      >>> schedule = jaxddim.linear()
+      >>> denoise_fn = jaxddim.as_denoiser(schedule, lambda x, index: 0 * x)
+      >>> x_T = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+      >>> grid = jaxddim.timesteps(1000, 10)
+      >>> x, path = integrate(jax.random.key(1), denoise_fn, schedule, grid, x_T, keep=3)
+      >>> x.shape, path.t.tolist()
+      ((2, 4, 4, 3), [1000, 500, 0])
+    """
+    timesteps = jnp.asarray(timesteps, jnp.int32)
+    if timesteps.ndim != 1 or timesteps.size < 2:
+        raise ValueError(f"timesteps must be a vector [S+1], S >= 1, got shape {timesteps.shape}")
+    S = timesteps.size - 1
+    if not 0 <= keep <= S + 1:
+        raise ValueError(f"keep must lie in 0..{S + 1} for {S} steps, got {keep}")
+    steps = (step,) if callable(step) else tuple(step)
+    if not steps:
+        raise ValueError("step must be a step or a sequence of at least one, got an empty one")
+    x = jnp.asarray(x)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    keys = example_keys(key, x.shape[0])
+    kept = np.round(np.linspace(S, 0, keep)).astype(int)[::-1]
+    slots = np.full((S, len(steps)), keep)  # where the state before a step goes; `keep` is nowhere
+    for slot, i in enumerate(kept):
+        if i < S:
+            slots[i, 0] = slot
+
+    def body(carry, inputs):
+        x, snapshots = carry
+        t, s, slot, number, which = inputs
+        prediction = denoise_fn(x, t)
+        if keep:
+            pair = x, prediction.x0
+            snapshots = jax.tree.map(
+                lambda all_, one: all_.at[slot].set(one, mode="drop"), snapshots, pair
+            )
+
+        def move(step):
+            mean, std = step(schedule, x, prediction, t, s)
+            return draw(keys, Gaussian(mean, std), number).astype(x.dtype)
+
+        moves = [functools.partial(move, step) for step in steps]
+        return (lax.switch(which, moves), snapshots), None
+
+    empty = jnp.zeros((keep, *x.shape), x.dtype)
+    t = jnp.repeat(timesteps[:-1], len(steps))
+    s = jnp.append(t[1:], timesteps[-1])
+    number = t + (schedule.num_steps + 1) * _visits(t)
+    which = np.tile(np.arange(len(steps)), S)
+    inputs = t, s, jnp.asarray(slots.ravel(), jnp.int32), number, which
+    (x, snapshots), _ = lax.scan(body, (x, (empty, empty) if keep else None), inputs)
+    if not keep:
+        return x, None
+    xs, x0s = (snapshot.at[-1].set(x) for snapshot in snapshots)
+    return x, Trajectory(xs, x0s, timesteps[kept])
+
+
+def _visits(times: jax.Array) -> jax.Array:
+    """How often each time stood in the vector before: 0, 1, 2, .. for one that is repeated."""
+    order = jnp.argsort(times)
+    ordered = times[order]
+    before = jnp.arange(times.size) - jnp.searchsorted(ordered, ordered)
+    return jnp.zeros_like(times).at[order].set(before.astype(times.dtype))
+
+
+def draw(keys: jax.Array, gaussian: Gaussian, number: jax.Array) -> jax.Array:
+    """One draw an example, from ``fold_in(keys[i], number)``; the mean for a constant std of 0."""
+    mean, std = gaussian
+    if isinstance(std, (float, np.ndarray)) and std == 0:
+        return mean
+    noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), mean.shape[1:]))
+    return mean + std * noise(keys)
+
+
+def example_keys(key: jax.Array, batch: int, first_index: int | jax.Array = 0) -> jax.Array:
+    """[b] keys: ``fold_in(key, first_index + i)``, or the keys themselves when [b] were given."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if key.ndim == 1:
+        return key
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(first_index + jnp.arange(batch))
+
+
+def sample(
+    key: jax.Array,
+    denoise_fn: DenoiseFn,
+    schedule: Schedule,
+    timesteps: jax.Array,
+    shape: tuple[int, ...],
+    *,
+    step: StepFn | Sequence[StepFn] = ddim_step,
+    first_index: int | jax.Array = 0,
+) -> jax.Array:
+    """Images from pure noise.
+
+    Image i draws everything from ``fold_in(key, first_index + i)``: the same image comes out
+    whatever the batch that it is part of.
+
+    Args:
+      key: a random key.
+      denoise_fn: ``denoise_fn(x, t) -> Prediction``.
+      schedule: the noise schedule.
+      timesteps: int32 [S+1], decreasing to 0; see `jaxddim.timesteps`.
+      shape: [b, *d] of the images.
+      step: as for `integrate`.
+      first_index: the index of the first image of this batch; may be traced.
+    Returns:
+      x_0, float32 [b, *d].
+    Raises:
+      ValueError: as `integrate`.
+    Source: arXiv 2010.02502, section 4.
+    Example:
+      >>> import jaxddim
+      >>> schedule = jaxddim.linear()
+      >>> denoise_fn = jaxddim.as_denoiser(schedule, lambda x, index: 0 * x)
+      >>> grid = jaxddim.timesteps(1000, 10)
+      >>> sample(jax.random.key(0), denoise_fn, schedule, grid, (2, 4, 4, 3)).shape
+      (2, 4, 4, 3)
+    """
+    keys = example_keys(key, shape[0], first_index)
+    # t = 0 is never left while sampling, so its fold is free for x_T
+    unit = Gaussian(jnp.zeros(shape), jnp.ones(()))
+    x_T = draw(keys, unit, jnp.int32(0))
+    return integrate(keys, denoise_fn, schedule, timesteps, x_T, step=step)[0]

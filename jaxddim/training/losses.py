@@ -1,0 +1,132 @@
+r"""The training loss: how far a network's output is from its target.
+
+    L_simple = E || target(x_0, eps, t) - output(x_t, t) ||
+
+per example, as a mean over the pixels. By Theorem 1 of the DDIM paper the same loss
+serves every eta. A weighting multiplies it by a function of lambda_t = log SNR_t;
+those here are stated for eps-networks and converted to the other kinds by
+
+    |eps error|^2 = SNR |x_0 error|^2 = SNR / (SNR + 1) |v error|^2.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxddim.numerics import float32
+from jaxddim.predictions import Kind, check_kind, target
+from jaxddim.schedules import Schedule
+
+Norm = Literal["l1", "l2", "huber"]
+Weighting = Callable[[jax.Array], jax.Array]
+
+_NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "l1": jnp.abs,
+    "l2": jnp.square,
+    "huber": lambda d: jnp.where(jnp.abs(d) < 1, 0.5 * d * d, jnp.abs(d) - 0.5),
+}
+
+
+def diffusion_loss(
+    schedule: Schedule,
+    output: jax.Array,
+    x0: jax.Array,
+    t: ArrayLike,
+    eps: jax.Array,
+    *,
+    kind: Kind = "eps",
+    norm: Norm = "l2",
+    weighting: Weighting | None = None,
+) -> jax.Array:
+    """The loss of each example.
+
+    Args:
+      schedule: the noise schedule.
+      output: the network's answer to ``q_sample(schedule, x0, t, eps)``, [b, *d], any float
+        type; compared in float32.
+      x0: clean images, [b, *d].
+      t: int32 times in 1..T, scalar or [b].
+      eps: the noise, [b, *d].
+      kind: what the network predicts: "eps", "x0", "v" or "score".
+      norm: "l1" (the seed's), "l2" (the papers') or "huber" (quadratic below 1, linear above).
+      weighting: None, or a function of log_snr; see `min_snr` and `p2`.
+    Returns:
+      Float32 [b], the mean over the event dimensions. (A summed loss with the same gradient
+      clip would be another optimizer.)
+    Raises:
+      ValueError: for an unknown kind or norm, or shapes that differ.
+    Source: arXiv 2006.11239, eq. 14; arXiv 2010.02502, eq. 5.
+    Example:
+      >>> import jaxddim
+      >>> eps = jnp.ones((2, 4, 4, 3))
+      >>> diffusion_loss(jaxddim.linear(), 0 * eps, eps, 500, eps, norm="l1").tolist()
+      [1.0, 1.0]
+    """
+    check_kind(kind)
+    if norm not in _NORMS:
+        raise ValueError(f"unknown norm {norm!r}; expected one of {', '.join(_NORMS)}")
+    if not output.shape == x0.shape == eps.shape:
+        raise ValueError(
+            f"output, x0 and eps must have one shape, got {output.shape}, {x0.shape}, {eps.shape}"
+        )
+    difference = float32(output) - target(kind, schedule, x0, eps, t)
+    loss = jnp.mean(_NORMS[norm](difference), axis=tuple(range(1, x0.ndim)))
+    return loss if weighting is None else weighting(schedule.log_snr_at(t)) * loss
+
+
+def min_snr(gamma: float = 5.0, *, kind: Kind = "eps") -> Weighting:
+    """Min-SNR weighting: ``min(SNR, gamma) / SNR`` for eps.
+
+    For x0 that is ``min(SNR, gamma)``, for v ``min(SNR, gamma) / (SNR + 1)``.
+
+    Args:
+      gamma: the SNR above which steps count less; positive.
+      kind: what the network predicts.
+    Returns:
+      A function of log_snr for `diffusion_loss`.
+    Raises:
+      ValueError: when gamma is not positive, or for an unknown kind.
+    Source: arXiv 2303.09556, section 3.4.
+    Example:
+      >>> float(min_snr(5.0)(jnp.log(10.0)))
+      0.5
+    """
+    if not gamma > 0:
+        raise ValueError(f"gamma must be positive, got {gamma}")
+    return _for_kind(lambda log_snr: jnp.minimum(0.0, jnp.log(gamma) - log_snr), kind)
+
+
+def p2(gamma: float = 1.0, k: float = 1.0, *, kind: Kind = "eps") -> Weighting:
+    """P2 weighting: ``1 / (k + SNR)^gamma`` for eps.
+
+    Args:
+      gamma: strength; 0 leaves the loss as it is.
+      k: keeps the weight finite where there is no signal; positive.
+      kind: what the network predicts.
+    Returns:
+      A function of log_snr for `diffusion_loss`.
+    Raises:
+      ValueError: when gamma is negative or k is not positive, or for an unknown kind.
+    Source: arXiv 2204.00227, eq. 8.
+    Example:
+      >>> float(p2()(jnp.float32(0.0)))
+      0.5
+    """
+    if gamma < 0 or not k > 0:
+        raise ValueError(f"gamma must be at least 0 and k positive, got gamma={gamma}, k={k}")
+    return _for_kind(lambda log_snr: -gamma * jnp.logaddexp(jnp.log(k), log_snr), kind)
+
+
+def _for_kind(log_weight: Callable[[jax.Array], jax.Array], kind: Kind) -> Weighting:
+    """The weight of an eps-loss (as a logarithm), for the loss of another kind."""
+    check_kind(kind)
+    convert: dict[str, Callable[[jax.Array], jax.Array]] = {
+        "eps": jnp.zeros_like,
+        "x0": lambda log_snr: log_snr,
+        "v": jax.nn.log_sigmoid,
+        "score": lambda log_snr: jax.nn.log_sigmoid(-log_snr),
+    }
+    return lambda log_snr: jnp.exp(log_weight(log_snr) + convert[kind](log_snr))

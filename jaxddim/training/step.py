@@ -1,0 +1,236 @@
+"""Training: one pure step, compiled by jax.jit on one device and by jax.pmap on several.
+
+A step draws a time t and a noise eps for every image, asks the network about
+``x_t = alpha_t x_0 + sigma_t eps``, and moves the parameters down the gradient of
+`diffusion_loss`. All randomness comes from ``fold_in(key(seed), state.step)``
+(and from the device's index where there are several), so a state that was saved
+and restored goes on as if nothing had happened: no key is stored.
+
+The averaged parameters follow with ``ema = d ema + (1 - d) params``, where
+``d = min(decay, (1 + n) / (10 + n))`` after n steps, so that a short run's average
+is not its random initialisation. BatchNorm statistics are averaged alike.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jaxddim.forward import q_sample
+from jaxddim.predictions import Kind, check_kind
+from jaxddim.schedules import Schedule
+from jaxddim.training.losses import Norm, Weighting, diffusion_loss
+
+_EMA = "ema_"
+
+
+class TrainState(NamedTuple):
+    """Everything that training carries from step to step; arrays only, so it checkpoints as it is.
+
+    Attributes:
+      step: int32 scalar, steps taken.
+      params: the network's parameters.
+      model_state: its other collections ("batch_stats"), each followed by its running average
+        ("ema_batch_stats"); empty for networks that have none.
+      ema_params: running average of params.
+      opt_state: the optimizer's state.
+    """
+
+    step: jax.Array
+    params: Any
+    model_state: Any
+    ema_params: Any
+    opt_state: Any
+
+
+def create_state(
+    key: jax.Array, model: Any, tx: optax.GradientTransformation, sample_shape: tuple[int, ...]
+) -> TrainState:
+    """A state before the first step.
+
+    Args:
+      key: a random key for the parameters.
+      model: anything with Flax's ``init(key, x, index) -> {"params": ..., ...}``.
+      tx: the optimizer.
+      sample_shape: of the images, [h, w, c] or [b, h, w, c]; of points, [d] or [b, d].
+    Returns:
+      A TrainState at step 0.
+    Raises:
+      ValueError: when the network cannot take images of this shape.
+    Example:
+      >>> import jaxddim.models
+      >>> model = jaxddim.models.MLP(features=(8,))
+      >>> state = create_state(jax.random.key(0), model, optax.adam(1e-3), (2,))
+      >>> int(state.step)
+      0
+    """
+    shape = tuple(sample_shape) if len(sample_shape) % 2 == 0 else (1, *sample_shape)
+    key = _cheap(key)
+
+    def create(key: jax.Array) -> TrainState:  # compiled, draws are left, and no network
+        variables = dict(model.init(key, jnp.zeros(shape), jnp.zeros(shape[:1], jnp.int32)))
+        params = variables.pop("params")
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            model_state=variables | {_EMA + k: v for k, v in variables.items()},
+            ema_params=params,
+            opt_state=tx.init(params),
+        )
+
+    return jax.jit(create)(key)
+
+
+def variables(state: TrainState, weights: str = "ema") -> dict[str, Any]:
+    """What the network's ``apply`` takes, from a state.
+
+    Args:
+      state: a TrainState.
+      weights: "ema" for the averaged parameters and statistics, "raw" for the last ones.
+    Returns:
+      ``{"params": ..., "batch_stats": ...}``, without the latter where there is none.
+    Raises:
+      ValueError: for other weights.
+    """
+    if weights not in ("ema", "raw"):
+        raise ValueError(f'weights must be "ema" or "raw", got {weights!r}')
+    prefix, params = (_EMA, state.ema_params) if weights == "ema" else ("", state.params)
+    names = [k for k in state.model_state if not k.startswith(_EMA)]
+    return {"params": params} | {k: state.model_state[prefix + k] for k in names}
+
+
+def train_step(
+    state: TrainState,
+    batch: jax.Array | Mapping[str, jax.Array],
+    *,
+    apply_fn: Callable[..., Any],
+    tx: optax.GradientTransformation,
+    schedule: Schedule,
+    seed: int = 0,
+    ema: float = 0.9999,
+    kind: Kind = "eps",
+    norm: Norm = "l2",
+    weighting: Weighting | None = None,
+    accumulate: int = 1,
+    axis_name: str | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step of training; pure, and to be compiled by `jit_step` or `pmap_step`.
+
+    Args:
+      state: where training stands.
+      batch: images in [-1, 1], [b, *d]; or a dict with these as "image" and class labels, int32
+        [b], as "label".
+      apply_fn: the network's ``apply``, called as ``apply_fn(variables, x_t, t - 1, train=True,
+        mutable=["batch_stats"], rngs={"dropout": key})`` and with ``label=`` when there are labels.
+      tx: the optimizer; its gradient is that of the *mean* loss.
+      schedule: the noise schedule.
+      seed: of t, eps and dropout.
+      ema: the decay that the running average warms up to, in [0, 1).
+      kind: what the network predicts.
+      norm: "l1", "l2" or "huber".
+      weighting: None, or a function of log_snr.
+      accumulate: in how many parts the batch goes through the network; the gradients are averaged.
+      axis_name: the axis of a surrounding pmap or vmap over which gradients are averaged.
+    Returns:
+      The next state, and metrics: float32 scalars "loss" and "grad_norm" (before clipping).
+    Raises:
+      ValueError: for an unknown kind or norm, an eps-network on a schedule with zero terminal
+        SNR, an ema outside [0, 1), or a batch that does not divide into accumulate parts.
+    Source: arXiv 2006.11239, algorithm 1.
+    Example:
+      >>> import jaxddim, jaxddim.models
+      >>> model, tx = jaxddim.models.MLP(features=(8,)), optax.adam(1e-3)
+      >>> state = create_state(jax.random.key(0), model, tx, (2,))
+      >>> step = jit_step(functools.partial(
+      ...     train_step, apply_fn=model.apply, tx=tx, schedule=jaxddim.linear()))
+      >>> state, metrics = step(state, jnp.ones((4, 2)))
+      >>> int(state.step), sorted(metrics)
+      (1, ['grad_norm', 'loss'])
+    """
+    check_kind(kind, schedule)
+    if not 0 <= ema < 1:
+        raise ValueError(f"ema must lie in [0, 1), got {ema}")
+    x0, labels = (
+        (batch["image"], batch.get("label")) if isinstance(batch, Mapping) else (batch, None)
+    )
+    if accumulate < 1 or x0.shape[0] % accumulate:
+        raise ValueError(f"a batch of {x0.shape[0]} does not divide into {accumulate} equal parts")
+
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    if axis_name is not None:
+        key = jax.random.fold_in(key, lax.axis_index(axis_name))
+    t_key, eps_key, dropout_key = jax.random.split(key, 3)
+    t = jax.random.randint(t_key, x0.shape[:1], 1, schedule.num_steps + 1)
+    eps = jax.random.normal(eps_key, x0.shape)
+
+    def loss_fn(params, stats, x0, t, eps, labels, dropout_key):
+        output, stats = apply_fn(
+            {"params": params, **stats},
+            q_sample(schedule, x0, t, eps),
+            t - 1,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key},
+            **({} if labels is None else {"label": labels}),
+        )
+        loss = diffusion_loss(
+            schedule, output, x0, t, eps, kind=kind, norm=norm, weighting=weighting
+        )
+        return jnp.mean(loss), dict(stats)
+
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    stats = {k: v for k, v in state.model_state.items() if not k.startswith(_EMA)}
+    if accumulate == 1:
+        (loss, stats), grads = grad_fn(state.params, stats, x0, t, eps, labels, dropout_key)
+    else:
+        parts = jax.tree.map(
+            lambda a: a.reshape(accumulate, -1, *a.shape[1:]), (x0, t, eps, labels)
+        )
+        keys = jax.random.split(dropout_key, accumulate)
+
+        def add(carry, part):
+            total, stats = carry
+            (loss, stats), grads = grad_fn(state.params, stats, *part[0], part[1])
+            return (jax.tree.map(jnp.add, total, (loss, grads)), stats), None
+
+        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+        (total, stats), _ = lax.scan(add, (zero, stats), (parts, keys))
+        loss, grads = jax.tree.map(lambda a: a / accumulate, total)
+    if axis_name is not None:
+        loss, grads, stats = lax.pmean((loss, grads, stats), axis_name)
+
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    n = state.step.astype(jnp.float32)
+    decay = jnp.minimum(ema, (1 + n) / (10 + n))
+    average = functools.partial(jax.tree.map, lambda old, new: decay * old + (1 - decay) * new)
+    averaged = {_EMA + k: average(state.model_state[_EMA + k], v) for k, v in stats.items()}
+    state = TrainState(
+        step=state.step + 1,
+        params=params,
+        model_state=stats | averaged,
+        ema_params=average(state.ema_params, params),
+        opt_state=opt_state,
+    )
+    return state, {"loss": loss, "grad_norm": _norm(grads)}
+
+
+def _cheap(key: jax.Array) -> jax.Array:
+    """A key for many draws; threefry, unrolled once a draw, takes most of the time to compile."""
+    return jax.random.key(jax.random.bits(key, dtype=jnp.uint32), impl="unsafe_rbg")
+
+
+def _norm(tree: Any) -> jax.Array:
+    """The Euclidean norm; by quarters, since XLA's sum of all numbers takes ten times as long."""
+
+    def total(a: jax.Array) -> jax.Array:
+        while a.size % 4 == 0 and a.size > 4096:
+            a = sum(a.reshape(4, -1), jnp.zeros(()))
+        return jnp.sum(a)
+
+    squares = (total(jnp.square(a)) for a in jax.tree.leaves(tree))
+    return jnp.sqrt(sum(squares, jnp.zeros(())))

@@ -1,0 +1,258 @@
+"""The command line: flags in any form and order, and one line for each mistake of the user's."""
+
+import json
+import time
+
+import jax
+import pytest
+
+from experiments.terminal import cli
+from jaxddim.runs.config import PRESETS, Config, flatten
+from tests import tiny
+
+root = tiny.root
+EXCLUSIVE = [("--train.steps", "--train.epochs")]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def parse(*words):
+    return cli.parse(Config, words, presets=PRESETS, exclusive=EXCLUSIVE)
+
+
+def assert_mistake(finished, *parts):
+    assert finished.code == 2
+    assert finished.err.startswith("error: ")
+    assert finished.err.count("\n") == 1
+    assert finished.err.endswith("\n")
+    for part in parts:
+        assert part in finished.err
+
+
+# -- flags -------------------------------------------------------------------------
+
+
+def test_flags_mean_the_same_in_any_order_with_blanks_equals_signs_and_underscores():
+    expected = parse("--config", "tiny", "--train.batch-size", "4", "--seed", "7")
+    assert (expected.train.batch_size, expected.seed, expected.config) == (4, 7, "tiny")
+    assert expected.data.source == "rendered"  # from the named configuration
+    assert parse("--seed", "7", "--train.batch-size", "4", "--config", "tiny") == expected
+    assert parse("--config=tiny", "--train.batch-size=4", "--seed=7") == expected
+    assert parse("--train.batch_size=4", "--seed=7", "--config", "tiny") == expected
+
+
+def test_the_first_named_configuration_is_the_default():
+    assert parse() == PRESETS["cars"]()
+
+
+def test_a_flag_changes_its_field_and_no_other():
+    changed = parse(
+        "--config", "demo", "--optim.learning-rate", "0.5", "--model.multipliers", "1", "3"
+    )
+    assert changed.optim.learning_rate == 0.5
+    assert changed.model.multipliers == (1, 3)
+    assert changed.train == PRESETS["demo"]().train
+
+
+def test_epochs_go_before_the_steps_of_the_named_configuration_and_steps_before_its_epochs():
+    assert PRESETS["tiny"]().train.steps
+    loop = parse("--config", "tiny", "--train.epochs", "2").train
+    assert (loop.steps, loop.epochs) == (None, 2)
+    loop = parse("--config", "cars", "--train.steps=3").train
+    assert (loop.steps, loop.epochs) == (3, None)
+
+
+@pytest.mark.parametrize("name", ["train", "sample", "prepare", "swiss_roll"])
+def test_help_lists_the_flags_and_ends_with_0(name):
+    finished = tiny.command(name, "--help")
+    assert (finished.code, finished.err) == (0, "")
+    expected = {"train": "--train.steps", "sample": "--spacing", "prepare": "--data-dir"}
+    assert expected.get(name, "--evaluations") in finished.out
+
+
+# -- mistakes ----------------------------------------------------------------------
+
+TRAIN = {
+    "--confg tiny": ("unknown flag --confg", "did you mean --config?"),
+    "--train.step 5": ("unknown flag --train.step;", "did you mean --train.steps?"),
+    "--train.batch-sise=5": ("unknown flag --train.batch-sise;", "--train.batch-size?"),
+    "--optim.learning_rat 1": ("did you mean --optim.learning-rate?",),
+    "--qqq 1": ("unknown flag --qqq (--help",),
+    "extra": ("unexpected argument 'extra'",),
+    "--config tinny": ("unknown configuration 'tinny'", "did you mean tiny?"),
+    "--config=zzz": ("unknown configuration 'zzz'", "cars, cars_unet, cifar10, demo, tiny"),
+    "--config": ("--config",),
+    "--seed one": ("--seed", "'one'"),
+    "--seed": ("Missing value for argument '--seed'",),
+    "--data.source cars": ("'cars'", "--data.source", "'cars196'"),
+    "--model.multipliers 1 x": ("--model.multipliers", "'x'"),
+    "--train.steps 5 --train.epochs 5": ("--train.steps and --train.epochs exclude",),
+    "--train.epochs=5 --train.steps=5": ("--train.steps and --train.epochs exclude",),
+    "--seed -1": ("--seed", "-1"),
+    "--seed 99999999999999999999": ("--seed",),
+    "--train.steps 0": ("--train.steps must be at least 1, got 0",),
+    "--train.keep 0": ("--train.keep must be at least 1",),
+    "--train.log-every=0": ("--train.log-every must be at least 1",),
+    "--train.batch-size 0": ("--train.batch-size must be at least 1",),
+    "--train.accumulate 3": ("--train.batch-size 8 must be divisible", "--train.accumulate 3"),
+    "--optim.learning-rate 0": ("--optim.learning-rate must be positive",),
+    "--optim.learning-rate nan": ("--optim.learning-rate must be positive",),
+    "--optim.ema 1": ("--optim.ema must lie in [0, 1)",),
+    "--optim.clip=-1": ("--optim.clip",),
+    "--optim.clip=nan": ("--optim.clip",),
+    "--optim.warmup-steps -1": ("--optim.warmup-steps",),
+    "--optim.decay-steps 5 --optim.warmup-steps 5": ("--optim.decay-steps 5 must be",),
+    "--train.sample-steps 2000": ("2000", "1000 training steps"),
+    "--diffusion.num-steps 0": ("at least 1",),
+    "--diffusion.zero-terminal-snr": ("zero terminal SNR", 'kind="v"'),
+    "--model.channels 0": ("channels=0",),
+    "--model.groups 3": ("groups=3",),
+    "--model.multipliers": ("multipliers=()",),
+    "--model.dropout 2": ("dropout=2.0",),
+    "--model.patch 3": ("16x16", "patch=3"),
+    "--data.image-size 7": ("7x7 images", "multiples of 2"),
+    "--data.image-size 0": ("--data.image-size", "got 0"),
+    "--data.image-size -1": ("--data.image-size", "got -1"),
+    "--model.name simple_unet --data.image-size 9": ("9x9",),
+    "--model.name simple_unet --model.multipliers 1": ("SimpleUNet", "(8,)"),
+    "--data.holdout 0": ("--data.holdout 0",),
+    "--data.num-images 0": ("--data.num-images 0",),
+    "--data.num-images 1": ("1 usable image",),
+    "--data.classes blimp": ("unknown class 'blimp'",),
+    "--data.source folder": ("needs --data.path",),
+    "--data.source folder --data.path none": ("none: no such folder",),
+    "--data.source folder --data.path file": ("file is a file",),
+    "--data.source folder --data.path empty": ("empty: no files in it", "--data.path"),
+    "--data.source folder --data.path text": ("no usable image", "a.jpg (not an image)"),
+    "--data.source auto --data.path empty": ("empty", "--data.source folder"),
+    "--data.source cifar10": ("CIFAR-10 is not on this machine", "experiments.prepare"),
+    "--workdir file": ("--workdir file cannot be written to",),
+    "--workdir /proc/none": ("--workdir /proc/none cannot be written to",),
+    "--workdir torn": ("torn/config.json is not the record of a run",),
+    "--workdir number": ("number/config.json is not the record of a run",),
+    "--workdir hollow": ("hollow/config.json is not the record of a run",),
+    "--workdir other": ("other is a run of another configuration", "seed was 1, is 0"),
+    "--workdir=": ("--workdir is missing",),
+}
+SAMPLE = {
+    "--methd ddpm": ("unknown flag --methd", "did you mean --method?"),
+    "--method ddqm": ("'ddqm'", "--method", "'ddpm'"),
+    "--spacing cubic": ("'cubic'", "'quadratic'"),
+    "--eta 1.0004": ("--eta must lie in [0, 1], got 1.0004",),
+    "--eta -0.1": ("--eta must lie in [0, 1]",),
+    "--eta nan": ("--eta must lie in [0, 1]",),
+    "--eta 0.5 --method ddpm": ("--eta belongs to --method ddim",),
+    "--variance large": ("--variance large belongs to --method ddpm",),
+    "--num 0": ("--num must be at least 1",),
+    "--steps 0": ("--steps must be at least 1",),
+    "--batch-size 0": ("--batch-size must be at least 1",),
+    "--seed -1": ("--seed", "-1"),
+    "--out=": ("--out is missing",),
+    "--out a.jpg": ("--out a.jpg: expected a FILE.png",),
+    "--out file": ("--out: file cannot be made",),
+    "--out file/a.png": ("--out: file cannot be made",),
+    "--out /proc/none/a.png": ("--out: /proc/none cannot be made",),
+    "--workdir=": ("--workdir is missing",),
+    "--workdir none": ("none holds no run", "experiments.train --workdir none"),
+    "--workdir empty": ("empty holds no run",),
+    "--workdir torn": ("torn/config.json is not the record of a run",),
+    "--workdir number": ("number/config.json is not the record of a run",),
+    "--workdir hollow": ("hollow/config.json is not the record of a run",),
+    "--workdir other": ("other/checkpoints holds no checkpoint: train the run first",),
+}
+PREPARE = {
+    "--sorce cars196": ("unknown flag --sorce", "did you mean --source?"),
+    "--source cars": ("'cars'", "'cars196'"),
+    "--path none": ("none: no such folder",),
+    "--path file": ("file is a file",),
+    "--path empty": ("Stanford Cars are not on this machine", "cars_train.tgz"),
+    "": ("Stanford Cars are not on this machine", "--path DIR"),
+}
+
+
+@pytest.fixture
+def _traps(tmp_path):
+    """What the mistakes stumble over."""
+    for name in ("empty", "text", "torn", "number", "hollow", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "text" / "a.jpg").write_text("no image")
+    (tmp_path / "torn" / "config.json").write_text('{"config": {"seed"')
+    (tmp_path / "number" / "config.json").write_text('{"config": 5}')
+    (tmp_path / "hollow" / "config.json").write_text('{"config": {}}')
+    record = {"config": flatten(PRESETS["tiny"]()) | {"seed": 1}}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(record))
+
+
+@pytest.mark.usefixtures("_traps")
+@pytest.mark.parametrize("words", TRAIN)
+def test_a_mistake_in_training_is_one_line_and_2_and_starts_no_run(words, tmp_path):
+    named = [] if "--conf" in words else ["--config", "tiny"]
+    before = sorted(tmp_path.iterdir())
+    assert_mistake(tiny.command("train", "--workdir", "new", *named, *words.split()), *TRAIN[words])
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.usefixtures("_traps")
+@pytest.mark.parametrize("words", SAMPLE)
+def test_a_mistake_in_sampling_is_one_line_and_2(words, tmp_path):
+    flags = ["--workdir", "none", "--out", "a.png", *words.split()]
+    assert_mistake(tiny.command("sample", *flags), *SAMPLE[words])
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.usefixtures("_traps")
+@pytest.mark.parametrize("words", PREPARE)
+def test_a_mistake_in_preparing_is_one_line_and_2(words):
+    assert_mistake(tiny.command("prepare", *words.split()), *PREPARE[words])
+
+
+def test_a_batch_must_divide_over_the_devices(monkeypatch):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 3)
+    finished = tiny.command("train", "--workdir", "new", "--config", "tiny")
+    assert_mistake(finished, "--train.batch-size 8 must be divisible by 3 device(s)")
+
+
+def test_insisting_on_stanford_cars_that_are_not_there_fails_at_once_and_says_what_to_do(tmp_path):
+    began = time.perf_counter()
+    finished = tiny.command("train", "--workdir", "new", "--data.source", "cars196")
+    assert_mistake(finished, "cars_train.tgz", "python -m experiments.prepare --source cars196")
+    assert time.perf_counter() - began < 60  # TFDS retries for 205 s
+    assert not (tmp_path / "new").exists()
+
+
+def test_in_a_process_of_its_own_a_mistake_ends_with_2_and_one_line(root):
+    process = tiny.start(root, "train", "--workdir", "runs/new", "--train.stps", "3")
+    out, err = process.communicate()
+    assert process.returncode == 2
+    assert out == ""
+    expected = "error: unknown flag --train.stps; did you mean --train.steps?"
+    assert err == f"{expected} (--help lists all flags)\n"
+
+
+def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train"])
+
+    def broken(config):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cli.run(broken, Config, presets=PRESETS)
+
+
+@pytest.mark.parametrize(("answer", "code"), [(None, 0), (0, 0), (143, 143)])
+def test_what_a_command_returns_is_its_exit_code(monkeypatch, answer, code):
+    monkeypatch.setattr("sys.argv", ["train"])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda config: answer, Config, presets=PRESETS)
+    assert stop.value.code == code
+
+
+def test_colours_of_a_terminal_stay_out_of_the_message():
+    red, end = "\x1b[31m", "\x1b[0m"
+    framed = f"{red}╭─{end} Value error {red}──╮{end}\n{red}│{end} bad --x: -1 {red}│{end}\n"
+    framed += f"│ ─────── │\n│ Argument helptext: │\n{red}╰──╯{end}\n"
+    assert cli._one_line(framed) == "bad --x: -1 (--help lists all flags)"

@@ -1,0 +1,97 @@
+"""What is compiled is kept in the user's cache folder, unless the user says otherwise."""
+
+import subprocess
+import sys
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from experiments.terminal import startup
+from tests import tiny
+
+root = tiny.root
+
+
+@pytest.fixture(autouse=True)
+def _as_a_user_starts(root, tmp_path, monkeypatch):
+    """Nothing is set, and the cache folder is in tmp_path; what tests set is taken back."""
+    names = ["jax_compilation_cache_dir", "jax_enable_compilation_cache", *tiny.KEPT]
+    old = {name: getattr(jax.config, name) for name in names}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in old.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def folder_in_use() -> str | None:
+    return jax.config.jax_compilation_cache_dir
+
+
+def test_what_is_compiled_is_kept_in_the_users_cache_folder(tmp_path):
+    startup.switch_on()
+    folder = tmp_path / "cache" / "jaxddim" / "compiled"
+    assert folder_in_use() == str(folder)
+    assert folder.stat().st_mode & 0o077 == 0  # others must not place code there
+    jax.jit(lambda x: x * 3 + 0.123)(1.0)
+    assert list(folder.iterdir())
+
+
+def test_the_cache_folder_is_by_default_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    startup.switch_on()
+    assert folder_in_use() == str(tmp_path / ".cache" / "jaxddim" / "compiled")
+
+
+def test_a_folder_that_the_user_set_stays(tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
+    startup.switch_on()
+    assert folder_in_use() == str(tmp_path / "mine")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_it_can_be_switched_off(tmp_path):
+    jax.config.update("jax_enable_compilation_cache", False)
+    startup.switch_on()
+    assert folder_in_use() is None
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("place", ["/proc/none", "file"])
+def test_a_folder_that_cannot_be_made_changes_nothing(place, tmp_path, monkeypatch, capfd):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / place))
+    startup.switch_on()
+    assert folder_in_use() is None
+    assert jax.jit(lambda x: x * 3 + 0.321)(1.0) == 3.321
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_folder_that_cannot_be_written_to_changes_nothing(monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    startup.switch_on()
+    assert folder_in_use() is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "--config", "tiny", "--workdir", "new", "--data.source", "folder"),
+        ("sample", "--workdir", "none", "--out", "a.png"),
+    ],
+)
+def test_commands_switch_it_on(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tiny.command(*words).code == 2  # of a mistake that is found later
+    assert folder_in_use() == str(tmp_path / "cache" / "jaxddim" / "compiled")
+
+
+def test_imports_change_no_setting():
+    code = "import experiments.train, experiments.sample, jaxddim.models, jax\n"
+    code += "assert jax.config.jax_compilation_cache_dir is None"
+    environment = {"JAX_PLATFORMS": "cpu", "HOME": "/proc/none"}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tiny.REPOSITORY, env=environment)
