@@ -23,6 +23,7 @@ from jaxddim.predictions import (
 from jaxddim.sampling.langevin import corrector, langevin_step
 from jaxddim.sampling.latents import decode, encode, interpolate, slerp
 from jaxddim.sampling.loop import integrate, sample
+from jaxddim.sampling.solver import Solver
 from jaxddim.sampling.steps import ddim_step, ddpm_step
 from jaxddim.schedules import (
     Schedule,
@@ -48,6 +49,7 @@ __all__ = [
     "Gaussian",
     "Prediction",
     "Schedule",
+    "Solver",
     "TrainState",
     "Trajectory",
     "__version__",

@@ -37,7 +37,8 @@ from jax.scipy.special import log_ndtr
 from jax.scipy.stats import norm
 
 from jaxddim.forward import direction_and_std, q_posterior
-from jaxddim.sampling.loop import StepFn, draw, example_keys
+from jaxddim.sampling.loop import draw, example_keys
+from jaxddim.sampling.solver import StepFn
 from jaxddim.sampling.steps import ddpm_step
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Gaussian

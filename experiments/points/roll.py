@@ -11,7 +11,7 @@ points.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 import jaxddim
 from jaxddim import Gaussian, Prediction, Schedule, TrainState, Trajectory
 from jaxddim.models import MLP
-from jaxddim.sampling import StepFn
+from jaxddim.sampling import Solver, StepFn
 
 FIRST, LAST = 1.5 * np.pi, 4.5 * np.pi
 """theta at the ends of the roll."""
@@ -159,7 +159,7 @@ class Method(NamedTuple):
     """
 
     title: str
-    step: StepFn | Sequence[StepFn]
+    step: StepFn | Solver
     cost: int = 1
 
     def grid(self, evaluations: int) -> jax.Array:

@@ -2,10 +2,12 @@
 
 from jaxddim.sampling.langevin import corrector, langevin_step
 from jaxddim.sampling.latents import decode, encode, interpolate, slerp
-from jaxddim.sampling.loop import StepFn, integrate, sample
+from jaxddim.sampling.loop import integrate, sample
+from jaxddim.sampling.solver import Solver, StepFn
 from jaxddim.sampling.steps import ddim_step, ddpm_step
 
 __all__ = [
+    "Solver",
     "StepFn",
     "corrector",
     "ddim_step",

@@ -25,12 +25,14 @@ that is at most a factor 1 / (1 - snr^2), 1.03 for snr = 0.16; at snr = 1 the wa
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 
-from jaxddim.sampling.loop import StepFn
+from jaxddim.sampling.solver import Solver, StepFn, as_solver
 from jaxddim.schedules import Schedule
-from jaxddim.types import Gaussian, Prediction
+from jaxddim.types import DenoiseFn, Gaussian, Prediction
 
 
 def langevin_step(
@@ -72,7 +74,7 @@ def langevin_step(
     return Gaussian(x - 2 * snr**2 * sigma * prediction.eps, 2 * snr * sigma)
 
 
-def corrector(step: StepFn, num_corrections: int, snr: float) -> tuple[StepFn, ...]:
+def corrector(step: StepFn, num_corrections: int, snr: float) -> Solver:
     """The step with Langevin corrections before it: a predictor-corrector sampler.
 
     At each time of the grid x first walks num_corrections times with `langevin_step`, each with a
@@ -85,7 +87,7 @@ def corrector(step: StepFn, num_corrections: int, snr: float) -> tuple[StepFn, .
       num_corrections: Langevin steps at each time, 0 or more.
       snr: their size, in (0, 1); see `langevin_step`.
     Returns:
-      num_corrections + 1 steps, which `integrate` and `sample` take as one.
+      A Solver, for `integrate` and `sample`.
     Raises:
       ValueError: when num_corrections is negative or snr lies outside (0, 1).
     Source: arXiv 2011.13456, algorithm 1 and section 4.2.
@@ -100,7 +102,29 @@ def corrector(step: StepFn, num_corrections: int, snr: float) -> tuple[StepFn, .
     if num_corrections < 0:
         raise ValueError(f"num_corrections must be at least 0, got {num_corrections}")
     _check_snr(snr)
-    return (functools.partial(langevin_step, snr=snr),) * num_corrections + (step,)
+    if num_corrections == 0:
+        return as_solver(step)
+    walk = functools.partial(langevin_step, snr=snr)
+
+    def corrected(
+        denoise_fn: DenoiseFn,
+        schedule: Schedule,
+        x: jax.Array,
+        t: jax.Array,
+        s: jax.Array,
+        made: jax.Array,
+    ) -> tuple[Gaussian, Prediction, jax.Array]:
+        prediction = denoise_fn(x, t)
+
+        def take(step: StepFn) -> Gaussian:
+            mean, std = step(schedule, x, prediction, t, s)
+            return Gaussian(mean, jnp.broadcast_to(jnp.asarray(std, mean.dtype), mean.shape))
+
+        leaves = made == num_corrections
+        gaussian = lax.cond(leaves, lambda: take(step), lambda: take(walk))
+        return gaussian, prediction, jnp.where(leaves, 0, made + 1)
+
+    return Solver(lambda x: jnp.zeros((), jnp.int32), corrected, stays=num_corrections)
 
 
 def _check_snr(snr: float) -> None:

@@ -23,8 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxddim.sampling.loop import integrate
+from jaxddim.sampling.solver import Solver
 from jaxddim.schedules import Schedule
-from jaxddim.types import DenoiseFn, Gaussian
+from jaxddim.types import DenoiseFn, Gaussian, Prediction
 
 SMALLEST_COS = 0.5
 """Of the angle of a step that refining can undo; larger steps, as with S = 1, stay finite."""
@@ -70,42 +71,51 @@ def encode(
     if refine < 0:
         raise ValueError(f"refine must be at least 0, got {refine}")
     grid = jnp.asarray(timesteps, jnp.int32)[::-1]
+    no_key = jax.random.key(0)  # every step is deterministic
+    return integrate(no_key, denoise_fn, schedule, grid, x0, step=_encoder(refine))[0]
 
-    def evaluate(pair, t):
-        return denoise_fn(pair[:, 0], jnp.maximum(t, 1))
 
-    def velocity(prediction, t):
-        alpha, sigma = schedule.scales(t)
-        return alpha * prediction.eps - sigma * prediction.x0
+def _encoder(refine: int) -> Solver:
+    """Steps from t to s > t that a step of decoding undoes; the memory is the last v and its t."""
 
-    def angle(t):
-        alpha, sigma = schedule.scales(t)
-        return jnp.arctan2(sigma, alpha)
+    def step(
+        denoise_fn: DenoiseFn,
+        schedule: Schedule,
+        x: jax.Array,
+        t: jax.Array,
+        s: jax.Array,
+        before: tuple[jax.Array, jax.Array],
+    ) -> tuple[Gaussian, Prediction, tuple[jax.Array, jax.Array]]:
+        def velocity(prediction: Prediction, t: jax.Array) -> jax.Array:
+            alpha, sigma = schedule.scales(t)
+            return alpha * prediction.eps - sigma * prediction.x0
 
-    def ahead(t, s):
-        """How far (t, s) reaches, in units of the step before it; 0 for the first step."""
-        before = jnp.max(jnp.where(grid < t, grid, 0))
-        start = angle(jnp.maximum(t, 1))
-        back = start - angle(jnp.maximum(before, 1))
-        return jnp.where(back > 0, (angle(s) - start) / jnp.where(back > 0, back, 1.0), 0.0)
+        def angle(t: jax.Array) -> jax.Array:
+            alpha, sigma = schedule.scales(t)
+            return jnp.arctan2(sigma, alpha)
 
-    def step(schedule, pair, prediction, t, s):
-        x, v_before = pair[:, 0], pair[:, 1]
+        prediction = denoise_fn(x, jnp.maximum(t, 1))
         v, delta = velocity(prediction, t), angle(s) - angle(t)
         sin, cos = jnp.sin(delta), jnp.cos(delta)
 
-        def undone(v_s):
+        def undone(v_s: jax.Array) -> jax.Array:
             """The point that a step of decoding with this v takes to x."""
             return (x + sin * v_s) / jnp.maximum(cos, SMALLEST_COS)
 
-        x_s = undone(v + ahead(t, s) * (v - v_before)) if refine else cos * x + sin * v
+        if refine:
+            v_before, t_before = before
+            start = angle(jnp.maximum(t, 1))
+            back = start - angle(jnp.maximum(t_before, 1))
+            # how far (t, s) reaches, in units of the step before it; 0 for the first step
+            ahead = jnp.where(back > 0, (angle(s) - start) / jnp.where(back > 0, back, 1.0), 0.0)
+            x_s = undone(v + ahead * (v - v_before))
+        else:
+            x_s = cos * x + sin * v
         for _ in range(refine):
             x_s = undone(velocity(denoise_fn(x_s, s), s))
-        return Gaussian(jnp.stack([x_s, v], 1), np.zeros((), np.float32))
+        return Gaussian(x_s, np.zeros((), np.float32)), prediction, (v, t)
 
-    no_key = jax.random.key(0)  # every step is deterministic
-    pair = jnp.stack([x0, jnp.zeros_like(x0)], 1)
-    return integrate(no_key, evaluate, schedule, grid, pair, step=step)[0][:, 0]
+    return Solver(lambda x: (jnp.zeros_like(x), jnp.zeros((), jnp.int32)), step)
 
 
 def decode(

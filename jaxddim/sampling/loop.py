@@ -12,27 +12,22 @@ and taken up again there draws the same noise as one that was not.
 A grid may come back to a time, or stay at it, as Langevin dynamics does: the transition that
 leaves t for the (n + 1)th time draws from ``fold_in(key_i, t + n (T + 1))``, noise of its own.
 (So such a run can be stopped and taken up again before the first visit to a time, not between two.)
-Several steps in the place of one, as `corrector` makes them, stand for a grid in which each time
-is repeated: all but the last stay where they are.
 
 Sampling, and with it encoding (the grid reversed), decoding and interpolation in `latents`, are all
-this loop.
+this loop. Methods that need more than a prediction for each step are solvers, see `solver`.
 """
 
 import functools
-from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxddim.sampling.solver import Solver, StepFn, as_solver
 from jaxddim.sampling.steps import ddim_step
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Gaussian, Trajectory
-
-StepFn = Callable[..., Gaussian]
-"""``step(schedule, x_t, prediction, t, s) -> Gaussian``."""
 
 
 def integrate(
@@ -42,7 +37,7 @@ def integrate(
     timesteps: jax.Array,
     x: jax.Array,
     *,
-    step: StepFn | Sequence[StepFn] = ddim_step,
+    step: StepFn | Solver = ddim_step,
     keep: int = 0,
 ) -> tuple[jax.Array, Trajectory | None]:
     """Follows the grid from ``timesteps[0]`` to ``timesteps[-1]``.
@@ -56,9 +51,7 @@ def integrate(
       timesteps: int32 [S+1]; the order of the times is the order of the steps.
       x: images at time ``timesteps[0]``, [b, *d].
       step: `ddim_step`, `ddpm_step`, either with its options bound by functools.partial, or
-        anything of the same signature. Or several steps, such as `corrector` returns: they follow
-        one another at each time t of the grid, each with a prediction of its own; all but the last
-        are called with s = t, and the last one leaves.
+        anything of the same signature. Or a `Solver`, such as `corrector` returns.
       keep: how many evenly spaced snapshots to return, the first of them x itself and the last
         the result (keep = 1: only the result). Memory grows with keep, not with S.
     Returns:
@@ -66,7 +59,7 @@ def integrate(
       (None when keep is 0).
     Raises:
       ValueError: when the grid is not a vector of at least 2 times, keep does not lie in 0..S+1,
-        or there is no step.
+        or step is neither a function nor a Solver.
     Source: arXiv 2010.02502, section 4.2.
     Example:
       >>> import jaxddim
@@ -84,54 +77,40 @@ def integrate(
     S = timesteps.size - 1
     if not 0 <= keep <= S + 1:
         raise ValueError(f"keep must lie in 0..{S + 1} for {S} steps, got {keep}")
-    steps = (step,) if callable(step) else tuple(step)
-    if not steps:
-        raise ValueError("step must be a step or a sequence of at least one, got an empty one")
+    solver = as_solver(step)
     x = jnp.asarray(x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     keys = example_keys(key, x.shape[0])
     kept = np.round(np.linspace(S, 0, keep)).astype(int)[::-1]
-    slots = np.full((S, len(steps)), keep)  # where the state before a step goes; `keep` is nowhere
+    visits = solver.stays + 1  # of each time of the grid
+    slots = np.full((S, visits), keep)  # where the state before a step goes; `keep` is nowhere
     for slot, i in enumerate(kept):
         if i < S:
             slots[i, 0] = slot
 
     def body(carry, inputs):
-        x, snapshots = carry
-        t, s, slot, number, which = inputs
-        prediction = denoise_fn(x, t)
+        x, memory, visited, snapshots = carry
+        t, s, slot = inputs
+        gaussian, prediction, memory = solver.step(denoise_fn, schedule, x, t, s, memory)
         if keep:
             pair = x, prediction.x0
             snapshots = jax.tree.map(
                 lambda all_, one: all_.at[slot].set(one, mode="drop"), snapshots, pair
             )
+        number = t + (schedule.num_steps + 1) * visited[t]
+        x = draw(keys, gaussian, number).astype(x.dtype)
+        return (x, memory, visited.at[t].add(1), snapshots), None
 
-        def move(step):
-            mean, std = step(schedule, x, prediction, t, s)
-            return draw(keys, Gaussian(mean, std), number).astype(x.dtype)
-
-        moves = [functools.partial(move, step) for step in steps]
-        return (lax.switch(which, moves), snapshots), None
-
-    empty = jnp.zeros((keep, *x.shape), x.dtype)
-    t = jnp.repeat(timesteps[:-1], len(steps))
+    t = jnp.repeat(timesteps[:-1], visits)
     s = jnp.append(t[1:], timesteps[-1])
-    number = t + (schedule.num_steps + 1) * _visits(t)
-    which = np.tile(np.arange(len(steps)), S)
-    inputs = t, s, jnp.asarray(slots.ravel(), jnp.int32), number, which
-    (x, snapshots), _ = lax.scan(body, (x, (empty, empty) if keep else None), inputs)
+    visited = jnp.zeros(schedule.num_steps + 1, jnp.int32)
+    empty = jnp.zeros((keep, *x.shape), x.dtype)
+    start = x, solver.init(x), visited, (empty, empty) if keep else None
+    (x, *_, snapshots), _ = lax.scan(body, start, (t, s, jnp.asarray(slots.ravel(), jnp.int32)))
     if not keep:
         return x, None
     xs, x0s = (snapshot.at[-1].set(x) for snapshot in snapshots)
     return x, Trajectory(xs, x0s, timesteps[kept])
-
-
-def _visits(times: jax.Array) -> jax.Array:
-    """How often each time stood in the vector before: 0, 1, 2, .. for one that is repeated."""
-    order = jnp.argsort(times)
-    ordered = times[order]
-    before = jnp.arange(times.size) - jnp.searchsorted(ordered, ordered)
-    return jnp.zeros_like(times).at[order].set(before.astype(times.dtype))
 
 
 def draw(keys: jax.Array, gaussian: Gaussian, number: jax.Array) -> jax.Array:
@@ -159,7 +138,7 @@ def sample(
     timesteps: jax.Array,
     shape: tuple[int, ...],
     *,
-    step: StepFn | Sequence[StepFn] = ddim_step,
+    step: StepFn | Solver = ddim_step,
     first_index: int | jax.Array = 0,
 ) -> jax.Array:
     """Images from pure noise.

@@ -97,12 +97,41 @@ def test_a_grid_that_stays_at_a_time_or_comes_back_to_it_draws_fresh_noise(grid)
     np.testing.assert_array_equal(once, same)  # the first visit's noise is that of its time
 
 
-def test_of_several_steps_all_but_the_last_stay_at_their_time():
-    def add(number):
-        return lambda schedule, x, prediction, t, s: jaxddim.Gaussian(x + number * (t - s), 0.0)
+def test_a_solver_is_handed_its_own_memory_and_its_grid():
+    """Four steps that sum up the times that they came from, and one that stays at each."""
 
-    x, _ = jaxddim.integrate(KEY, DENOISE, SCHEDULE, GRID, 0 * X_T, step=[add(100), add(1)])
-    np.testing.assert_array_equal(x, 0 * X_T + 20)
+    def step(denoise_fn, schedule, x, t, s, memory):
+        times, count = memory
+        stays = count % 2 == 0
+        memory = times + t, count + 1
+        return (
+            jaxddim.Gaussian(x + (t - s) + 100 * (stays & (t != s)), 0.0),
+            denoise_fn(x, t),
+            memory,
+        )
+
+    def finished(denoise_fn, schedule, x, t, s, memory):
+        gaussian, pair, memory = step(denoise_fn, schedule, x, t, s, memory)
+        return gaussian._replace(mean=jnp.where(s == 0, memory[0], gaussian.mean)), pair, memory
+
+    def init(x):
+        return jnp.zeros_like(x), jnp.zeros((), int)
+
+    run = functools.partial(jaxddim.integrate, KEY, DENOISE, SCHEDULE, GRID, 0 * X_T)
+    x, _ = run(step=jaxddim.Solver(init, step, stays=1))
+    np.testing.assert_array_equal(x, 0 * X_T + 20)  # no stay has left
+    x, _ = run(step=jaxddim.Solver(init, finished))
+    np.testing.assert_array_equal(x, 0 * X_T + sum(GRID.tolist()))
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_written_as_a_solver_changes_no_bit(step):
+    def solve(denoise_fn, schedule, x, t, s, memory):
+        pair = denoise_fn(x, t)
+        return step(schedule, x, pair, t, s), pair, memory
+
+    solver = jaxddim.Solver(lambda x: None, solve)
+    chex.assert_trees_all_equal(*(compiled(s, keep=4)(KEY, GRID, X_T) for s in (step, solver)))
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -151,7 +180,8 @@ def test_any_number_of_snapshots_is_kept_and_no_more(keep):
     assert np.all(np.diff(path.t) < 0) and path.t[-1] == 0 and (keep == 1 or path.t[0] == 20)
     chex.assert_trees_all_equal(path.x[-1], x)
     jaxpr = jax.make_jaxpr(run.__wrapped__)(KEY, GRID, X_T)
-    assert max(v.aval.size for e in jaxpr.eqns for v in e.outvars) <= keep * X_T.size
+    most = max(keep * X_T.size, SCHEDULE.num_steps + 1)
+    assert max(v.aval.size for e in jaxpr.eqns for v in e.outvars) <= most
 
 
 def test_impossible_requests_are_errors():
