@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxddim
-from experiments import cli
-from jaxddim.models import conv_forms as forms
+from experiments.terminal import cli
+from jaxddim.cpu import forms
 
 ONE = ((1, 1), (1, 1))
 LAYERS = [  # batch, height and width, channels in and out, window, stride, transposed

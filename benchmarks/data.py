@@ -18,7 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from experiments import data, folder, ingest
+from experiments import data
+from experiments.data import cache as caches
+from experiments.data.sources import folder
 
 SIZE = 64
 CACHED = 16_000  # images
@@ -49,7 +51,7 @@ def measure(batch_size: int = 128, seconds: float = 2.0) -> dict[str, Rate]:
         def ingest_all() -> int:
             listing = folder.scan(root / "photos")
             cache = Path(tempfile.mkdtemp(dir=root)) / "cache"
-            return len(ingest.cached(cache, lambda: folder.pictures(listing), SIZE).images)
+            return len(caches.cached(cache, lambda: folder.pictures(listing), SIZE).images)
 
         def pillow() -> int:
             with ThreadPoolExecutor(os.cpu_count()) as pool:

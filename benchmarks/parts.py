@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import flops
-from benchmarks.contenders import save_weights
+from benchmarks.contenders import flops
+from benchmarks.contenders.networks import save_weights
 from benchmarks.machine import installed
 from benchmarks.processes import Died, elsewhere, process
 from benchmarks.race import Entry, race
-from benchmarks.summary import NAMES, NETWORKS
+from benchmarks.report.summary import NAMES, NETWORKS
 
 PYTORCH = ("eager", "channels_last", "compile")
 GROWTH_BATCHES, GROWTH_SIZES, GROWTH_STEPS = (1, 2, 4, 8, 16, 32), (16, 32, 64), (10, 20, 50, 100)

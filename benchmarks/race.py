@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.processes import Died, Process, process
-from benchmarks.summary import NAMES
+from benchmarks.report.summary import NAMES
 
 TOLERANCE = {"bfloat16": 0.1}
 """The relative difference from the first contender that is allowed; 1e-3 for the others."""

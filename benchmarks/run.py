@@ -17,11 +17,12 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from benchmarks import machine, plot, report
+from benchmarks import machine
 from benchmarks.parts import PARTS, Setting
 from benchmarks.processes import elsewhere
-from experiments import cli
-from experiments.cli import UserError
+from benchmarks.report import markdown, plot
+from experiments.terminal import cli
+from experiments.terminal.errors import UserError
 
 Part = Literal["steps", "ddim", "peak", "growth", "memory", "startup", "data", "report"]
 
@@ -74,7 +75,7 @@ def main(config: BenchmarkConfig) -> None:
     if not records:
         raise UserError(f"{path} has no measurements yet: name other parts than report")
     picture = draw(records, out / "benchmarks.png", console)
-    (out / "benchmarks.md").write_text(report.markdown(records, picture))
+    (out / "benchmarks.md").write_text(markdown.markdown(records, picture))
     console.print(f"wrote {out / 'benchmarks.md'}")
 
 
@@ -102,4 +103,4 @@ def progress(console: Console) -> Iterator[Callable[[str], None]]:
 
 
 if __name__ == "__main__":
-    cli.run(main, BenchmarkConfig)
+    cli.run(main, BenchmarkConfig, computes=False)

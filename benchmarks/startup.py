@@ -20,7 +20,8 @@ BATCH = 8  # images of the step whose compilation is timed
 REPOSITORY = Path(__file__).parent.parent
 DRAW = """
 import sys
-from experiments import configs, data
+from experiments import data
+from jaxddim.runs import config as configs
 data.load(configs.PRESETS[sys.argv[1]]().data)
 """
 
@@ -81,25 +82,26 @@ def _time_compilation(config: str) -> None:
     import jax.numpy as jnp
 
     import jaxddim
-    from experiments import configs, runs
+    from jaxddim.runs.build import abstract_state, build
+    from jaxddim.runs.config import PRESETS
 
     jaxddim.keep_memory()
-    run = configs.PRESETS[config]()
-    model, diffusion, size = runs.build_model(run.model), run.diffusion, run.data.image_size
+    setup = build(PRESETS[config]())
+    diffusion, size = setup.config.diffusion, setup.config.data.image_size
 
     def step(state: jaxddim.TrainState, batch: jax.Array):
         return jaxddim.train_step(
             state,
             batch,
-            apply_fn=model.apply,
-            tx=runs.build_optimizer(run.optim),
-            schedule=runs.build_schedule(diffusion),
+            apply_fn=setup.model.apply,
+            tx=setup.tx,
+            schedule=setup.schedule,
             kind=diffusion.kind,
             norm=diffusion.norm,
         )
 
     batch = jax.ShapeDtypeStruct((BATCH, size, size, 3), jnp.float32)
-    state = runs.abstract_state(run)
+    state = abstract_state(setup)
     jitted = jaxddim.jit_step(step)
     stage = jitted
     for name in ("trace", "lower", "compile"):

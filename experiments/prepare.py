@@ -54,4 +54,4 @@ def main(config: PrepareConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, PrepareConfig)
+    cli.run(main, PrepareConfig, computes=False)

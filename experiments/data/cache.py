@@ -28,7 +28,7 @@ import numpy as np
 
 from experiments.data.decoding import Decoded, Pictures, decode
 from experiments.terminal.errors import UserError
-from jaxddim.messages import listed
+from experiments.terminal.texts import listed
 
 ORDER_SEED = 2010_02502
 FORMAT = 1  # part of every key: raise it when decode() or the files change

@@ -7,7 +7,7 @@ machine and the rendered ones when not, and says so.
 
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,10 @@ from experiments.data import cache, decoding
 from experiments.data.sources import cifar10, folder, prepared, stanford_cars
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import default_cache_dir
-from jaxddim.messages import brief
-from jaxddim.runs.config import DataConfig
+from experiments.terminal.texts import brief
+
+if TYPE_CHECKING:
+    from jaxddim.runs.config import DataConfig
 
 DEFAULT_RENDERED = 4096
 DRAWING = ("designs", "shapes", "canvas", "drawing")
@@ -37,7 +39,7 @@ class Dataset(NamedTuple):
     fingerprint: str  # sha256 over the cached images
 
 
-def load(config: DataConfig) -> Dataset:
+def load(config: "DataConfig") -> Dataset:
     """The images that a configuration asks for, decoded and resized once and then cached.
 
     The images come in one fixed pseudo-random order, see `cache`.
@@ -67,7 +69,7 @@ def load(config: DataConfig) -> Dataset:
     return Dataset(cached.images, cached.labels, source, notes, cached.fingerprint)
 
 
-def _choose(config: DataConfig) -> str:
+def _choose(config: "DataConfig") -> str:
     """What `auto` means here: cars196 or rendered."""
     if stanford_cars.available(config.path, config.data_dir):
         return "cars196"
@@ -80,7 +82,7 @@ def _choose(config: DataConfig) -> str:
 
 
 def _load_prepared(
-    config: DataConfig, source: str, module: Any
+    config: "DataConfig", source: str, module: Any
 ) -> tuple[cache.Cached, tuple[str, ...]]:
     dataset, notes = module.ensure(config.path, config.data_dir)
 
@@ -90,7 +92,7 @@ def _load_prepared(
     return _cached(config, source, (prepared.stamp(dataset),), pictures), notes
 
 
-def _load_folder(config: DataConfig) -> tuple[cache.Cached, tuple[str, ...]]:
+def _load_folder(config: "DataConfig") -> tuple[cache.Cached, tuple[str, ...]]:
     if config.path is None:
         raise UserError("--data.source folder needs --data.path, the folder of images")
     listing = folder.scan(config.path)
@@ -98,7 +100,7 @@ def _load_folder(config: DataConfig) -> tuple[cache.Cached, tuple[str, ...]]:
     return _cached(config, "folder", parts, lambda: folder.pictures(listing)), ()
 
 
-def _load_rendered(config: DataConfig) -> tuple[cache.Cached, tuple[str, ...]]:
+def _load_rendered(config: "DataConfig") -> tuple[cache.Cached, tuple[str, ...]]:
     if config.path is not None:
         raise UserError("--data.source rendered draws its images: leave out --data.path")
     number = config.num_images or DEFAULT_RENDERED
@@ -123,7 +125,7 @@ def _load_rendered(config: DataConfig) -> tuple[cache.Cached, tuple[str, ...]]:
     return _cached(config, "rendered", (drawing, number), pictures), ()
 
 
-def _cached(config: DataConfig, source: str, parts: tuple, pictures) -> cache.Cached:
+def _cached(config: "DataConfig", source: str, parts: tuple, pictures) -> cache.Cached:
     """The cache of a source for this size, class filter and number of images."""
     size, classes, number = config.image_size, tuple(config.classes), config.num_images
     root = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()

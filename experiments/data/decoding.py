@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from experiments.terminal.errors import UserError
-from jaxddim.messages import brief
+from experiments.terminal.texts import brief
 
 SMALLEST_SIDE = 4  # pixels; anything smaller has no picture in it
 

@@ -25,6 +25,7 @@ def run(
     *,
     presets: Mapping[str, Callable[[], Any]] | None = None,
     exclusive: Sequence[tuple[str, str]] = (),
+    computes: bool = True,
 ) -> None:
     """Parses sys.argv into a config_type, starts the process up, calls main, and exits.
 
@@ -33,10 +34,12 @@ def run(
       config_type: a dataclass; its fields are the flags.
       presets: named instances that ``--config NAME`` starts from.
       exclusive: pairs of flags that cannot be given together.
+      computes: whether it computes with JAX in this process.
     """
     try:
         config = parse(config_type, sys.argv[1:], presets=presets, exclusive=exclusive)
-        startup.start()
+        if computes:
+            startup.start()
         sys.exit(main(config) or 0)
     except (UserError, RunError) as error:
         sys.exit(_fail(str(error)))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 class RunError(ValueError):
     """A run that cannot be opened or built as asked.
 
-    The message says what was wrong, what was expected, and what to do. Commands show it as one line.
+    The message says what was wrong, what was expected and what to do. Commands show one line.
     """
 
 

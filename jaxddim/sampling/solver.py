@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from jax.typing import ArrayLike
 
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Gaussian, Prediction
@@ -59,8 +58,8 @@ def as_solver(step: StepFn | Solver) -> Solver:
         denoise_fn: DenoiseFn,
         schedule: Schedule,
         x: jax.Array,
-        t: ArrayLike,
-        s: ArrayLike,
+        t: jax.Array,
+        s: jax.Array,
         memory: Any,
     ) -> tuple[Gaussian, Prediction, Any]:
         prediction = denoise_fn(x, t)

@@ -145,7 +145,7 @@ def train_step(
       >>> import jaxddim, jaxddim.models
       >>> model, tx = jaxddim.models.MLP(features=(8,)), optax.adam(1e-3)
       >>> state = create_state(jax.random.key(0), model, tx, (2,))
-      >>> step = jit_step(functools.partial(
+      >>> step = jaxddim.jit_step(functools.partial(
       ...     train_step, apply_fn=model.apply, tx=tx, schedule=jaxddim.linear()))
       >>> state, metrics = step(state, jnp.ones((4, 2)))
       >>> int(state.step), sorted(metrics)

@@ -23,8 +23,6 @@ from typing import Any, BinaryIO, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxddim.messages import brief, listed
-
 MAGIC = 0x1950A86A20F9469CFC6C
 TYPES = {
     "Float": "f4",
@@ -112,7 +110,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
             return _read_zip(file) if zipped else _read_legacy(file)
     except Exception as error:  # a parser that is fed garbage may raise anything
         raise ValueError(
-            f"{path}: damaged, or not a dictionary of tensors ({brief(error, 120)}); give the file "
+            f"{path}: damaged, or not a dictionary of tensors ({_brief(error)}); give the file "
             "of weights that torch.save or safetensors wrote"
         ) from error
 
@@ -187,8 +185,20 @@ def check(
     ]
     if missing or other:
         kinds = {"missing": missing, "of another shape": other}
-        parts = [f"{len(n)} {kind}: {listed(n, 3)}" for kind, n in kinds.items() if n]
+        parts = [f"{len(n)} {kind}: {_first(n)}" for kind, n in kinds.items() if n]
         raise ValueError(f"{what}, but of its {len(shapes)} tensors {'; '.join(parts)}")
+
+
+def _brief(error: BaseException) -> str:
+    """An error's text on one line and not too long."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 120 else text[:117] + "..."
+
+
+def _first(names: list[str]) -> str:
+    """The first names in sorted order, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(sorted(names)[:3]) + more
 
 
 def folded(

@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks import report
+from benchmarks.report import markdown as report
 from tests import tiny
 
 DOCS = tiny.REPOSITORY / "docs"

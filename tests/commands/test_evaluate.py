@@ -207,7 +207,7 @@ def test_a_loss_alone_draws_nothing_and_needs_no_network(trained, tmp_path, monk
         raise AssertionError
 
     monkeypatch.setattr(sample, "drawn", broken)
-    monkeypatch.setattr(networks, "load", broken)
+    monkeypatch.setattr(loading, "load", broken)
     told = measured(trained, "--metrics", "validation_loss", "--out", tmp_path / "a.json")
     assert list(told["metrics"]) == ["validation loss per noise level"]
     assert not {"samples", "sampler", "network", "reference"} & told.keys()

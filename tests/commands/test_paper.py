@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import jaxddim
 from experiments import paper
 from experiments.evaluation.features import networks
 from experiments.reproduction import quality, texts, timing
+from jaxddim.cpu import runtime
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
 
@@ -32,7 +32,7 @@ def _quick_compiler(trained):
     """Compiles in half the time; the run itself is shared, and was trained before."""
     options = {"xla_backend_optimization_level": 0}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxddim.compilation, "compiler_options", lambda: options)
+        patch.setattr(runtime, "compiler_options", lambda: options)
         yield
 
 

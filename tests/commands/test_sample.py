@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import jaxddim
+from jaxddim.cpu import runtime
 from jaxddim.models import UNet
 from jaxddim.runs import build, drawing, record
 from jaxddim.runs.drawing import to_uint8
@@ -47,7 +48,7 @@ def draw(trained, tmp_path):
 def quick_compiler(monkeypatch):
     """Compiles in half the time, for what does not compare bits."""
     options = {"xla_backend_optimization_level": 0}
-    monkeypatch.setattr(jaxddim.compilation, "compiler_options", lambda: options)
+    monkeypatch.setattr(runtime, "compiler_options", lambda: options)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_the_network_works_on_one_shape_whatever_the_batch(draw, monkeypatch):
         shapes.append(shape)
         return real(key, denoise_fn, schedule, grid, shape, **options)
 
-    monkeypatch.setattr(jaxddim, "sample", spy)
+    monkeypatch.setattr(drawing, "sample", spy)
     for batch in (1, 7):
         draw(7, "--batch-size", batch)
     assert len(shapes) == 2

@@ -13,7 +13,9 @@ from PIL import Image
 import jaxddim
 from experiments import data
 from experiments.trainer import log, loop, validation
-from jaxddim.runs import build, record
+from jaxddim.cpu import runtime
+from jaxddim.runs import build
+from jaxddim.runs import record as records
 from jaxddim.runs.config import Config, DataConfig, LoopConfig, flatten
 from tests import tiny
 
@@ -31,7 +33,7 @@ def trained(root):
 def quick_compiler(monkeypatch):
     """Compiles in half the time, for what does not compare numbers."""
     options = {"xla_backend_optimization_level": 0}
-    monkeypatch.setattr(jaxddim.compilation, "compiler_options", lambda: options)
+    monkeypatch.setattr(runtime, "compiler_options", lambda: options)
 
 
 # -- what a run leaves ---------------------------------------------------------------
@@ -45,7 +47,7 @@ def test_config_json_holds_the_resolved_configuration_versions_and_data(trained,
     assert record["versions"]["jax"] == jax.__version__
     assert record["versions"]["jaxddim"] == jaxddim.__version__
     assert record["versions"].keys() >= {"python", "flax", "optax", "orbax-checkpoint", "grain"}
-    images = data.load(record.load(str(trained)).data)
+    images = data.load(records.load(str(trained)).data)
     assert record["data"]["source"] == "rendered"
     assert record["data"]["num_images"] == 64 == len(images.images)
     assert record["data"]["fingerprint"] == images.fingerprint
@@ -130,7 +132,7 @@ def test_the_first_step_does_not_wait_for_tensorboard(root, tmp_path, monkeypatc
 
 
 def test_the_validation_loss_of_a_checkpoint_comes_out_again_to_the_last_bit(trained):
-    config = record.load(str(trained))
+    config = records.load(str(trained))
     _, held_out = data.split(data.load(config.data), config.data.holdout)
     validate = validation.make_validation(
         config,
@@ -255,7 +257,7 @@ def test_the_seeds_network_trains_with_its_statistics_and_their_averages_saved(
     raw, averaged = (
         jax.tree.leaves(state.model_state[k]) for k in ("batch_stats", "ema_batch_stats")
     )
-    initial = build.new_state(build.build(record.load(str(tmp_path)))).model_state["batch_stats"]
+    initial = build.new_state(build.build(records.load(str(tmp_path)))).model_state["batch_stats"]
     for new, mean, old in zip(raw, averaged, jax.tree.leaves(initial), strict=True):
         assert np.isfinite(new).all()
         assert (new != old).any()
@@ -274,7 +276,7 @@ def test_bfloat16_in_two_parts_a_batch_trains_and_keeps_float32_parameters(
     for leaf in jax.tree.leaves((state.params, state.ema_params, state.opt_state)):
         assert leaf.dtype in (jnp.float32, jnp.int32)
         assert np.isfinite(leaf).all()
-    model = build.build_model(record.load(str(tmp_path)).model)
+    model = build.build_model(records.load(str(tmp_path)).model)
     inputs = jnp.zeros((1, 8, 8, 3)), jnp.zeros(1, jnp.int32)
     jaxpr = jax.make_jaxpr(model.apply)(jaxddim.variables(state), *inputs)
     assert "bf16[" in str(jaxpr)

@@ -170,7 +170,7 @@ def test_a_step_copies_no_kernel_before_it_overwrites_it():
         return len(re.findall(r"= f32\[3,3,16,16\]\S* copy\(%kernels", text))
 
     assert copies() == 0
-    with mock.patch("jaxddim.models.conv.pair", lambda x, k: (x, k)):
+    with mock.patch("jaxddim.cpu.conv.pair", lambda x, k: (x, k)):
         assert copies() == 2  # what the test would see: the first layer's x has no gradient
 
 
@@ -260,7 +260,7 @@ def test_the_fast_path_changes_nothing_for_gpu_and_tpu(model, shape, platform):
     def xla(x, kernel, strides=(1, 1), padding="SAME", transposed=False):
         return plain(x, kernel, strides, padding, transposed)
 
-    with mock.patch("jaxddim.models.conv.conv", xla):  # nothing of ours in between
+    with mock.patch("jaxddim.models.layers.conv", xla):  # nothing of ours in between
         jax.clear_caches()
         plainest = lowered(model, shape, platform)
     operations = [

@@ -321,7 +321,7 @@ def test_a_changed_folder_is_read_again(classes):
 
 
 def test_a_run_that_dies_while_reading_leaves_no_cache(classes, monkeypatch, tmp_path_factory):
-    cache = tmp_path_factory.mktemp("own")
+    own = tmp_path_factory.mktemp("own")
     original = decoding.decode
     calls = []
 
@@ -333,10 +333,10 @@ def test_a_run_that_dies_while_reading_leaves_no_cache(classes, monkeypatch, tmp
 
     monkeypatch.setattr(cache, "decode", dies)
     with pytest.raises(KeyboardInterrupt):
-        load(classes, cache_dir=str(cache))
-    assert list(cache.iterdir()) == []
+        load(classes, cache_dir=str(own))
+    assert list(own.iterdir()) == []
     monkeypatch.setattr(cache, "decode", original)
-    assert len(load(classes, cache_dir=str(cache)).images) == 9
+    assert len(load(classes, cache_dir=str(own)).images) == 9
 
 
 def test_a_cache_that_cannot_be_written_is_the_users_mistake(classes, tmp_path_factory):

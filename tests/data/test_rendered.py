@@ -137,7 +137,7 @@ def test_the_default_is_found_by_name(tmp_path):
 def test_tensorflow_is_not_imported(tmp_path):
     script = (
         "import sys\n"
-        "from experiments.rendered import prepare\n"
+        "from experiments.data.sources.rendered import prepare\n"
         "source = prepare(16, 2, data_dir=sys.argv[1]).as_data_source('train')\n"
         "assert source[0]['image'].shape == (16, 16, 3)\n"
         "assert 'tensorflow' not in sys.modules"

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import jaxddim
-from experiments import sample
 from experiments.evaluation import likelihoods
 from jaxddim import likelihood
 
@@ -16,7 +15,7 @@ SCALE = 0.4
 
 @pytest.fixture(autouse=True)
 def _chunks(monkeypatch):
-    monkeypatch.setattr(sample, "chunk_size", lambda run: 4)
+    monkeypatch.setattr(likelihoods, "chunk_size", lambda run: 4)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 from experiments.evaluation import images, references
 from experiments.evaluation.features import networks
 from experiments.evaluation.frechet import statistics
-from experiments.terminal.errors import UserError
 from jaxddim.runs import record as records
+from jaxddim.runs.errors import RunError
 from tests import tiny
 
 root = tiny.root
@@ -180,5 +180,5 @@ def test_other_images_than_the_runs_are_refused(root, monkeypatch):
     record = records.read(str(workdir))
     record["data"]["fingerprint"] = "0"
     monkeypatch.setattr(records, "read", lambda workdir: record)
-    with pytest.raises(UserError, match=r"was trained on other images \(64 of rendered\)"):
+    with pytest.raises(RunError, match=r"was trained on other images \(64 of rendered\)"):
         images.splits(str(workdir))

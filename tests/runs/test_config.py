@@ -16,7 +16,8 @@ EVERY = pytest.mark.parametrize("name", PRESETS)
 
 
 def parameters(config):
-    return sum(leaf.size for leaf in jax.tree.leaves(build.abstract_state(build.build(config)).params))
+    state = build.abstract_state(build.build(config))
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
 @EVERY

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.terminal.errors import UserError
-from jaxddim.messages import brief
+from experiments.terminal.texts import brief
 
 LARGEST_MEMBER = 64 * 2**20  # bytes; pictures of cars stay below 2 MiB
 ROWS = 64  # read at a time

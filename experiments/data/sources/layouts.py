@@ -23,7 +23,7 @@ import numpy as np
 from experiments.data.sources import folder
 from experiments.data.sources.containers import members, rows
 from experiments.terminal.errors import UserError
-from jaxddim.messages import brief
+from experiments.terminal.texts import brief
 
 NUM_CLASSES = 196
 DEPTH = 5  # folders below the given one that are searched

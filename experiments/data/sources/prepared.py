@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.data.decoding import Pictures
 from experiments.terminal.errors import UserError
-from jaxddim.messages import brief
+from experiments.terminal.texts import brief
 
 ARRAY_RECORD = "array_record"
 

@@ -18,7 +18,7 @@ from typing import Any
 from experiments.data.sources import layouts, prepared
 from experiments.data.sources.layouts import Layout, Note, Picture
 from experiments.terminal.errors import UserError
-from jaxddim.messages import listed
+from experiments.terminal.texts import listed
 
 VERSION = "2.1.0"
 SIZES = {"train": 8144, "test": 8041}

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.summary import NAMES, NETWORKS, OPS, cell, rate
+from benchmarks.report.summary import NAMES, NETWORKS, OPS, cell, rate
 
 COLORS = {"jax": "#c2410c", "bfloat16": "#ea9a6d", "xla": "#ea9a6d", "flax": "#a8a29e"}
 PYTORCH = "#5b7fa6"

@@ -16,7 +16,7 @@ def forward(network: str) -> float:
     """Operations of one image's forward pass; loads JAX, so call it in a process of its own."""
     import jax
 
-    from benchmarks.contenders import inputs, jax_network, plain_layers
+    from benchmarks.contenders.networks import inputs, jax_network, plain_layers
 
     model, example = jax_network(network), inputs(network, 1)
     variables = jax.eval_shape(model.init, jax.random.key(0), *example)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from benchmarks.summary import NAMES, NETWORKS, OPS, cell, rate, ratio, spread
+from benchmarks.report.summary import NAMES, NETWORKS, OPS, cell, rate, ratio, spread
 
 Records = dict[str, Any]
 

@@ -1,0 +1,1 @@
+"""The report of what was measured, and its picture."""
