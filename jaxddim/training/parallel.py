@@ -40,22 +40,50 @@ def pmap_step(step_fn: Callable[..., Any]) -> Callable[..., Any]:
     """``step_fn(state, batch)`` on every local device, gradients averaged over all of them.
 
     Args:
-      step_fn: `train_step` with its options bound by functools.partial. Its axis_name is set
-        to "batch".
+      step_fn: ``step_fn(state, batch, *, axis_name)``, which averages gradients over that axis:
+        `train_step` with its options bound by functools.partial, or a function that passes its
+        axis_name on to it.
     Returns:
       A function of (state, batch). The batch is [devices, b, *d]. The state has a leading axis
       over devices; one without is given it. The state that is passed in is donated.
+    Raises:
+      ValueError: when step_fn takes no axis_name; at the first call, when it takes one and does
+        not use it. Without averaging each device would train a network of its own.
     """
-    if "axis_name" in inspect.signature(step_fn).parameters:
-        step_fn = functools.partial(step_fn, axis_name=AXIS)
+    parameters = inspect.signature(step_fn).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if "axis_name" not in parameters and not takes_any:
+        raise ValueError(
+            "step_fn takes no axis_name, so its gradients cannot be averaged over the devices: "
+            "give it the parameter axis_name and pass it on to train_step"
+        )
+    step_fn = functools.partial(step_fn, axis_name=AXIS)
     mapped = jax.pmap(step_fn, axis_name=AXIS, donate_argnums=0)
+    checked = False
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        nonlocal checked
         if state.step.ndim == 0:
             state = replicate(state)
+        if not checked:
+            _check_average(step_fn, state, batch)
+            checked = True
         return mapped(state, batch)
 
     return step
+
+
+def _check_average(step_fn: Callable[..., Any], state: TrainState, batch: Any) -> None:
+    """Raises a ValueError when the step is defined without the axis over devices."""
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (state, batch))
+    try:
+        jax.eval_shape(step_fn, *one)
+    except NameError:  # the axis is not there, and was asked for
+        return
+    raise ValueError(
+        f"step_fn does not use its axis_name={AXIS!r}, so each device would train a network of its "
+        "own: pass it on to train_step, or average gradients with jax.lax.pmean"
+    )
 
 
 def replicate(state: TrainState) -> TrainState:
