@@ -65,18 +65,22 @@ def command(name: str, *flags: Any) -> Finished:
     return Finished(code, " ".join(out.getvalue().split()), err.getvalue())
 
 
-def start(root: Path, name: str, *flags: Any, **environment: str) -> subprocess.Popen:
-    """Starts the command in a process of its own, with its output captured."""
+def environment(root: Path) -> dict[str, str]:
+    """Of a command in a process of its own."""
     where = {
         "HOME": str(root),
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
     }
-    kept = {name.upper(): str(value) for name, value in KEPT.items()}
+    return os.environ | where | {name.upper(): str(value) for name, value in KEPT.items()}
+
+
+def start(root: Path, name: str, *flags: Any, **more: str) -> subprocess.Popen:
+    """Starts the command in a process of its own, with its output captured."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-m", f"experiments.{name}", *map(str, flags)],
         cwd=REPOSITORY,
-        env=os.environ | where | kept | environment,
+        env=environment(root) | more,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
