@@ -1,9 +1,9 @@
 """Denoising diffusion implicit models (DDIM, arXiv 2010.02502) as pure JAX functions.
 
-Three words: a `Schedule` says how much noise there is at time t; a denoiser answers
-an image with a `Prediction` (x0, eps); a step turns that into a `Gaussian`.
-Networks live in `jaxddim.models`, likelihoods in `jaxddim.likelihood`, and the discrete
-(multinomial) process with its own functions in `jaxddim.discrete`.
+Three concepts: a `Schedule` gives the noise level at time t; a denoiser maps a noisy image
+to a `Prediction` (x0, eps); a step turns that into a `Gaussian`.
+Networks are in `jaxddim.models`, likelihoods in `jaxddim.likelihood`, and the discrete
+(multinomial) process, with its own functions, in `jaxddim.discrete`.
 """
 
 from jaxddim import discrete, likelihood

@@ -1,27 +1,28 @@
 r"""DDIM for discrete data: tokens, or pixels of K values (appendix A of the DDIM paper).
 
-With x one-hot, 1_K the uniform distribution and alpha_bar as everywhere here (**the paper writes
-alpha_t for it**), a value is kept with probability alpha_bar_t and else drawn anew:
+x is one-hot, 1_K is the uniform distribution, and alpha_bar is that of the rest of the package
+(**the paper writes alpha_t**). A value is kept with probability alpha_bar_t and otherwise resampled
+from 1_K:
 
     q(x_t | x_0)            = Cat(alpha_bar_t x_0 + (1 - alpha_bar_t) 1_K),
     q_sigma(x_s | x_t, x_0) = Cat(sigma x_t + (alpha_bar_s - sigma alpha_bar_t) x_0
                                   + ((1 - alpha_bar_s) - (1 - alpha_bar_t) sigma) 1_K).
 
-Whatever sigma is, x_s then has the marginal q(x_s | x_0). The weights are not negative for
+For every sigma, x_s has the marginal q(x_s | x_0). The weights are non-negative for
 
     0 <= sigma <= (1 - alpha_bar_s) / (1 - alpha_bar_t),
 
-and at the upper end the third one vanishes: x_s is x_t or x_0, as near to deterministic as a
-discrete step can be. From there eta counts, as in the Gaussian case:
+At the upper bound the third weight is 0: x_s is x_t or x_0, and the step is as close to
+deterministic as a discrete step can be. This is eta = 0, as in the Gaussian case:
 
     sigma = (1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - eta (1 - alpha_bar_t / alpha_bar_s)),
 
-so that a value is drawn from 1_K with probability eta (1 - alpha_bar_s) (1 - alpha_bar_t /
-alpha_bar_s), which falls with the length of the step. eta = 1 gives x_t the weight that the Markov
-chain's posterior gives it wherever x_t differs from x_0. It is not that chain, and no sigma is: by
-Bayes' rule the chain's posterior at x_t = x_0 is a product, not a mixture with these weights.
+A value is then drawn from 1_K with probability eta (1 - alpha_bar_s) (1 - alpha_bar_t /
+alpha_bar_s), which is smaller for shorter steps. With eta = 1, x_t has the weight that the Markov
+chain's posterior gives it wherever x_t differs from x_0. No sigma gives that chain itself: by
+Bayes' rule its posterior at x_t = x_0 is a product, not a mixture with these weights.
 
-In a model a network's distribution f(x_t) takes the place of x_0: p(x_s | x_t) is
+In the model, the network's distribution f(x_t) replaces x_0: p(x_s | x_t) is
 q_sigma(x_s | x_t, f(x_t)). Times, schedules and grids are those of the rest of the package.
 """
 
@@ -43,7 +44,7 @@ DenoiseFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class Mixture(NamedTuple):
-    """The weights of the mixture q_sigma(x_s | x_t, x_0), each a scalar or [b, 1, ..]; sum 1."""
+    """The weights of the mixture q_sigma(x_s | x_t, x_0), scalars or [b, 1, ..]; their sum is 1."""
 
     x_t: jax.Array  # sigma
     x0: jax.Array
@@ -53,13 +54,13 @@ class Mixture(NamedTuple):
 def mixture(
     schedule: Schedule, t: ArrayLike, s: ArrayLike, ndim: int = 0, *, eta: float = 0.0
 ) -> Mixture:
-    """sigma and the other two weights of a step from t to s.
+    """The three weights, the first of them sigma, of a step from t to s.
 
     Args:
       schedule: the noise schedule.
       t: int32 times in 1..T, scalar or [b].
       s: int32 times in 0..t-1, scalar or [b].
-      ndim: rank of what the weights will multiply; [b] becomes [b, 1, ..].
+      ndim: rank of the array that the weights will multiply; [b] becomes [b, 1, ..].
       eta: 0 for the largest sigma, 1 for that of the Markov chain; in [0, 1].
     Returns:
       Mixture, scalar for scalar times, else [b, 1, ..] of rank ndim.
@@ -76,12 +77,12 @@ def mixture(
         raise ValueError(f"eta must lie in [0, 1], got {eta}")
     log_snr_t, log_snr_s = schedule.log_snr_at(t, ndim), schedule.log_snr_at(s, ndim)
     noise_t, noise_s = jax.nn.sigmoid(-log_snr_t), jax.nn.sigmoid(-log_snr_s)
-    # drawn = 1 - SNR_t / SNR_s, and 1 - alpha_bar_t / alpha_bar_s is noise_t times that: so
-    # written no weight can be negative or lose its digits by cancelling
+    # drawn = 1 - SNR_t / SNR_s, and 1 - alpha_bar_t / alpha_bar_s = noise_t * drawn: in this form
+    # no weight is negative or loses digits to cancellation
     drawn = -jnp.expm1(snr_gap(schedule, t, s, ndim))
     x0 = drawn * (jax.nn.sigmoid(log_snr_s) + eta * noise_s * jax.nn.sigmoid(log_snr_t))
     uniform = eta * noise_s * noise_t * drawn
-    # near 1 sigma is what the others leave, lest a thousand steps add up its rounding
+    # near 1, sigma is 1 minus the others: avoids accumulated rounding over a thousand steps
     sigma = noise_s / noise_t * (1 - eta * noise_t * drawn)
     return Mixture(jnp.where(sigma > 0.5, 1 - (x0 + uniform), sigma), x0, uniform)
 
@@ -147,7 +148,7 @@ def q_posterior(
     Returns:
       Probabilities, float32 [b, *d, K].
     Raises:
-      ValueError: when x0 or x_t holds integers, or their shapes differ; as `mixture`.
+      ValueError: when x0 or x_t holds integers, or their shapes differ; also as `mixture`.
     Source: arXiv 2010.02502, eq. 18-19.
     Example:
       >>> import jaxddim
@@ -173,12 +174,12 @@ def step(
 
     Args:
       x_t: values at time t, int32 [b, *d].
-      logits: the network's answer for x_0, [b, *d, K], any float type; used in float32.
+      logits: the network's output for x_0, [b, *d, K], any float type; used in float32.
       schedule, t, s, eta: as for `mixture`; at s = 0 the result is the network's distribution.
     Returns:
-      Log probabilities, float32 [b, *d, K]; -inf for what cannot be drawn.
+      Log probabilities, float32 [b, *d, K]; -inf for impossible values.
     Raises:
-      ValueError: when the shapes do not fit; as `mixture`.
+      ValueError: when the shapes do not match; also as `mixture`.
     Source: arXiv 2010.02502, appendix A.
     Example:
       >>> import jaxddim
@@ -208,17 +209,17 @@ def kl_loss(
     """KL(q_sigma(x_s | x_t, x_0) || p(x_s | x_t)), one term of the variational bound.
 
     For s = t - 1 it is L_{t-1}; at s = 0 it is the reconstruction term ``-log p(x_0 | x_1)``, since
-    all of q then lies on x_0. T times its mean over t = 1..T, and L_T, make the bound.
+    q is then concentrated on x_0. The bound is T times its mean over t = 1..T, plus L_T.
 
     Args:
-      logits: the network's answer to x_t, [b, *d, K].
+      logits: the network's output for x_t, [b, *d, K].
       x0: clean values, int32 [b, *d].
       x_t: noisy values, int32 [b, *d]; see `q_sample`.
       schedule, t, s, eta: as for `mixture`.
     Returns:
       Nats, float32 [b], the mean over the event dimensions.
     Raises:
-      ValueError: when the shapes do not fit; as `mixture`.
+      ValueError: when the shapes do not match; also as `mixture`.
     Source: arXiv 2010.02502, appendix A.
     Example:
       >>> import jaxddim
@@ -238,9 +239,9 @@ def kl_loss(
 
 
 def as_denoiser(apply_fn: Callable[[jax.Array, jax.Array], jax.Array]) -> DenoiseFn:
-    """Makes ``denoise_fn(x_t, t) -> logits`` out of a network ``apply_fn(x_t, index) -> logits``.
+    """Makes ``denoise_fn(x_t, t) -> logits`` from a network ``apply_fn(x_t, index) -> logits``.
 
-    Like those for images, the network is called with the 0-based index t - 1 as int32 [b].
+    As with images, the network is called with the 0-based index t - 1 as int32 [b].
 
     Example:
       >>> denoise_fn = as_denoiser(lambda x, index: jnp.zeros((*x.shape, 5)))
@@ -261,9 +262,9 @@ def sample(
     eta: float = 0.0,
     first_index: int | jax.Array = 0,
 ) -> jax.Array:
-    """Values drawn from the model, in one `jax.lax.scan` over the grid.
+    """Samples from the model, in one `jax.lax.scan` over the grid.
 
-    As with images, example i comes out the same whatever the batch that it is part of.
+    As with images, example i does not depend on the batch that it is part of.
 
     Args:
       denoise_fn: ``denoise_fn(x_t, t) -> logits``; t is a scalar.
@@ -274,7 +275,7 @@ def sample(
     Returns:
       x_0, int32 [b, *d].
     Raises:
-      ValueError: when the logits are not [b, *d, K]; as `mixture`.
+      ValueError: when the logits are not [b, *d, K]; also as `mixture`.
     Source: arXiv 2010.02502, appendix A.
     Example:
       >>> import jaxddim
@@ -300,7 +301,7 @@ def sample(
         return draw(step(schedule, x, logits, t, s, eta=eta), t), None
 
     timesteps = jnp.asarray(timesteps, jnp.int32)
-    # t = 0 is never left, so its fold is free for x_T
+    # no step starts at t = 0, so its fold is free for x_T
     x_T = draw(jnp.zeros((*shape, num_classes)), jnp.int32(0))
     return lax.scan(body, x_T, (timesteps[:-1], timesteps[1:]))[0]
 
@@ -308,6 +309,6 @@ def sample(
 def _check_vectors(*xs: jax.Array) -> None:
     if any(not jnp.issubdtype(x.dtype, jnp.floating) for x in xs) or len({x.shape for x in xs}) > 1:
         raise ValueError(
-            "expected probabilities of one shape [b, *d, K] (jax.nn.one_hot makes them of values), "
+            "expected probabilities of one shape [b, *d, K] (use jax.nn.one_hot on values), "
             f"got {', '.join(f'{x.dtype} {x.shape}' for x in xs)}"
         )

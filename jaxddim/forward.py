@@ -9,8 +9,8 @@ with eps = (x_t - alpha_t x_0) / sigma_t and, for s < t,
     std        = eta sigma_s sqrt(1 - SNR_t / SNR_s),
     direction  = sqrt(sigma_s^2 - std^2).
 
-Whatever eta is, x_s then has the marginal q(x_s | x_0): direction^2 + std^2 = sigma_s^2
-(Lemma 1 of the DDIM paper). In terms of alpha_bar the same std reads
+For every eta, x_s has the marginal q(x_s | x_0), since direction^2 + std^2 = sigma_s^2
+(Lemma 1 of the DDIM paper). In terms of alpha_bar the same std is
 eta sqrt((1 - ab_s) / (1 - ab_t)) sqrt(1 - ab_t / ab_s), the paper's eq. 16. The ratio
 SNR_t / SNR_s = exp(lambda_t - lambda_s) is exact to the last digit near t = 0, where
 1 - ab_t / ab_s in float32 is not.
@@ -27,7 +27,7 @@ from jaxddim.types import Gaussian
 
 
 def q_sample(schedule: Schedule, x0: jax.Array, t: ArrayLike, eps: jax.Array) -> jax.Array:
-    """x_t, the clean images with the noise of time t.
+    """x_t: the clean images with the noise of time t.
 
     ``x_t = alpha_t x_0 + sigma_t eps``.
 
@@ -35,7 +35,7 @@ def q_sample(schedule: Schedule, x0: jax.Array, t: ArrayLike, eps: jax.Array) ->
       schedule: the noise schedule.
       x0: clean images, [b, *d], usually in [-1, 1].
       t: int32 times in 0..T, scalar or [b].
-      eps: standard normal noise, shaped as x0.
+      eps: standard normal noise, of the shape of x0.
     Returns:
       x_t, [b, *d], float32.
     Raises:
@@ -60,7 +60,7 @@ def q_step(schedule: Schedule, x_prev: jax.Array, t: ArrayLike, eps: jax.Array) 
       schedule: the noise schedule.
       x_prev: images at time t - 1, [b, *d].
       t: int32 times in 1..T, scalar or [b].
-      eps: standard normal noise, shaped as x_prev.
+      eps: standard normal noise, of the shape of x_prev.
     Returns:
       x_t, [b, *d], float32.
     Raises:
@@ -97,7 +97,7 @@ def q_posterior(
       x_t: noisy images at time t, [b, *d].
       t: int32 times in 1..T, scalar or [b].
       s: int32 times in 0..t-1, scalar or [b].
-      eta: how much of the noise is drawn anew, in [0, 1].
+      eta: how much of the noise is resampled, in [0, 1].
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..].
     Raises:

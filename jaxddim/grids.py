@@ -1,7 +1,7 @@
 """The time grid of a sampler: which of the T noise levels its S steps visit.
 
-The grid says where a step comes from and where it goes, so no step ever computes
-"the previous time" from T and S, which fails whenever S does not divide T.
+The grid gives the start and the end of every step, so no step computes "the previous
+time" from T and S, which fails whenever S does not divide T.
 """
 
 import jax
@@ -21,7 +21,7 @@ def timesteps(
     With c chosen so that the largest time is ``fraction * T`` and i = 1..S:
 
     * "linear":    floor(c i), the DDIM paper's;
-    * "quadratic": floor(c i^2), the DDIM paper's, raised where two would coincide;
+    * "quadratic": floor(c i^2), the DDIM paper's, raised where two times coincide;
     * "leading":   1 + floor(c (i - 1)), starts at 1 and stays below T;
     * "trailing":  round(c i), starts at T;
     * "linspace":  S times evenly from T to 1.
@@ -30,7 +30,7 @@ def timesteps(
       num_train: T.
       num_sample: S, in 1..T.
       spacing: one of the names above.
-      fraction: where the noisiest time lies, as a part of T. The official DDIM code's quadratic
+      fraction: the largest time as a fraction of T. The official DDIM code's quadratic
         grid ends at 0.8 T, the paper's at T.
     Returns:
       int32 [S+1], strictly decreasing, ends in 0.

@@ -1,4 +1,4 @@
-r"""How probable a model finds images: the variational bound, and the density along the ODE.
+r"""The likelihood of images under a model: the variational bound, and the density along the ODE.
 
 **The bound** (seed eq. 13-16), on all T steps or on any grid of them:
 
@@ -7,22 +7,23 @@ r"""How probable a model finds images: the variational bound, and the density al
     L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)),    x_t drawn from q(x_t | x_0),
     L_0     = -log p(x_0 | x_1),
 
-where p(x_0 | x_1) is what a Gaussian puts on the 8-bit value x_0: the mass of the bin of width
-2/255 around it, the first and the last bin open to infinity. So the bound is one on the code
-length of 8-bit images.
+where p(x_0 | x_1) is the probability of the 8-bit value x_0 under a Gaussian: the mass of the bin
+of width 2/255 around it. The first and the last bin extend to infinity. The bound is therefore one
+on the code length of 8-bit images.
 
 **The density.** Along DDIM's ODE, d(x / alpha) = eps d(sigma / alpha), the model's density is
-carried from noise to image (arXiv 2010.02502, eq. 13-14; 2011.13456, eq. 39). With the angle
-phi = arctan(sigma / alpha) in the place of sigma / alpha, which may be 10^4 or infinite, it reads
+transported from noise to image (arXiv 2010.02502, eq. 13-14; 2011.13456, eq. 39). In the angle
+phi = arctan(sigma / alpha), used since sigma / alpha may be 10^4 or infinite, the ODE is
 
     x_t = cos(phi) x_0 + sin(phi) eps,    dx/dphi = v = cos(phi) eps - sin(phi) x_0,
     log p(x_0) = log N(x_T; 0, I) + int_0^phi_T div v dphi,
 
-and Hutchinson's estimator gives div v = E[z . (dv/dx) z], for z of unit covariance. Euler's method,
-which in x / alpha is the DDIM step, is of first order: Heun's needs far fewer evaluations. At its
-two ends the network is not asked. At t = 0 eps = -sigma score vanishes, and so does v, since data
-with a density have a finite score. At t = T v holds the error of eps divided by alpha_T, so the
-last step is Euler's; it is short, and one step of first order leaves the path of second.
+Hutchinson's estimator gives div v = E[z . (dv/dx) z] for z of unit covariance. Euler's method,
+which in x / alpha is the DDIM step, is of first order; Heun's needs far fewer evaluations. The
+network is not evaluated at the two ends. At t = 0, eps = -sigma score is 0, and so is v, since data
+with a density have a finite score. At t = T, v contains the error of eps divided by alpha_T, so the
+last step is Euler's. That step is short, and with one first-order step the path stays of second
+order.
 """
 
 import math
@@ -44,7 +45,7 @@ from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Gaussian
 
 HALF_BIN = 1 / 255
-"""Half the distance of neighbouring 8-bit values on the scale of [-1, 1]."""
+"""Half the distance between neighbouring 8-bit values scaled to [-1, 1]."""
 
 _PROBES: dict[str, Callable[..., jax.Array]] = {
     "rademacher": jax.random.rademacher,
@@ -82,21 +83,21 @@ def variational_bound(
     step: StepFn = ddpm_step,
     first_index: int | jax.Array = 0,
 ) -> Bound:
-    """An upper bound on the bits that 8-bit images cost under a model, term by term.
+    """An upper bound on the bits per dimension of 8-bit images under a model, term by term.
 
-    Each term takes one evaluation of the network and one draw of x_t: a value is random, and its
+    Each term takes one evaluation of the network and one draw of x_t: the value is random, and its
     expectation is the bound. On a grid of fewer than T steps it is the bound of the sampler that
     takes these steps. As in the DDPM authors' code, p(x_0 | x_1) has the small variance of the
-    transition before, from t = 2 to 1, whatever the step (its own variance would be 0).
+    transition from t = 2 to 1 for every step function (its own variance would be 0).
 
     Args:
-      key: a random key; or [b] keys, one an example.
-      denoise_fn: ``denoise_fn(x, t) -> Prediction``; clipped or not, each is its own model.
+      key: a random key, or [b] keys, one per example.
+      denoise_fn: ``denoise_fn(x, t) -> Prediction``; with and without clipping are two models.
       schedule: the noise schedule.
       timesteps: int32 [S+1], S >= 2, decreasing to 0; ``timesteps(T, T)`` for the whole bound.
-      x0: images, [b, *d], whose values are 8-bit ones scaled to [-1, 1].
-      step: the model's reverse step: `ddpm_step`, or with functools.partial
-        ``variance="large"``; or any other of the signature that draws.
+      x0: 8-bit images scaled to [-1, 1], [b, *d].
+      step: the model's reverse step: `ddpm_step`, with ``variance="large"`` bound by
+        functools.partial if wanted, or any stochastic step of the same signature.
       first_index: the index of the first image of this batch; image i draws from
         ``fold_in(key, first_index + i)``. May be traced.
     Returns:
@@ -132,7 +133,7 @@ def variational_bound(
                 "or ode_log_likelihood"
             )
         q_mean, q_std = q_posterior(schedule, x0, x_t, t, s)
-        # both are 0 at s = 0, whose term is the decoder's
+        # both are 0 at s = 0, where the term is the decoder's
         q = Gaussian(q_mean, jnp.where(s == 0, 1.0, q_std))
         p = Gaussian(mean, jnp.where(s == 0, 1.0, std))
         return mean, _bits(_kl(q, p))
@@ -144,11 +145,11 @@ def variational_bound(
 
 
 def discretized_log_prob(gaussian: Gaussian, x0: jax.Array) -> jax.Array:
-    """The log probability of 8-bit values under a Gaussian: of the bins around them.
+    """The log probability of 8-bit values under a Gaussian: that of the bins around them.
 
-    ``log(Phi((x_0 + 1/255 - mean) / std) - Phi((x_0 - 1/255 - mean) / std))``, without the second
-    term at x_0 = -1 and with 1 in the place of the first at x_0 = 1. It keeps its digits in float32
-    also where both terms are 0 or 1 to rounding.
+    ``log(Phi((x_0 + 1/255 - mean) / std) - Phi((x_0 - 1/255 - mean) / std))``. At x_0 = -1 the
+    second term is left out; at x_0 = 1 the first is 1. The result is accurate in float32 even where
+    both terms round to 0 or to 1.
 
     Args:
       gaussian: mean [b, *d] and a positive std.
@@ -164,7 +165,7 @@ def discretized_log_prob(gaussian: Gaussian, x0: jax.Array) -> jax.Array:
     """
     mean, std = gaussian
     centre, half = (x0 - mean) / std, HALF_BIN / std
-    # the bin or its mirror image, whichever is below 0: there the logarithms differ
+    # the bin or its mirror image, whichever is below 0: there the two logarithms differ
     above = log_ndtr(half - jnp.abs(centre))
     inner = above + jnp.log(-jnp.expm1(log_ndtr(-half - jnp.abs(centre)) - above))
     first, last = x0 < HALF_BIN - 1, x0 > 1 - HALF_BIN
@@ -185,23 +186,22 @@ def ode_log_likelihood(
 ) -> jax.Array:
     """The log density of x_0 under the deterministic sampler, in nats.
 
-    Follows DDIM's ODE from image to noise by Heun's method on the grid, with one probe an image
+    Follows DDIM's ODE from image to noise by Heun's method on the grid, with one probe per image
     for the whole path: 2 S - 2 evaluations of the network and of its derivative. The error falls
-    with 1 / S^2. For data of standard deviation 0.5 it is below 1e-2 nats per dimension at S = 50;
-    narrower data, which only small steps near t = 0 resolve, want more of them, or
-    spacing="quadratic".
+    like 1 / S^2. For data of standard deviation 0.5 it is below 1e-2 nats per dimension at S = 50.
+    Narrower data need smaller steps near t = 0: a larger S, or spacing="quadratic".
 
     Args:
       denoise_fn: ``denoise_fn(x, t) -> Prediction``, **not clipped**: `as_denoiser(...,
-        clip_x0=False)`. Asked at 0 < t < ``timesteps[0]`` only.
+        clip_x0=False)`. Evaluated at 0 < t < ``timesteps[0]`` only.
       x0: points of a continuous space, [b, *d]; for 8-bit images see `ode_bits_per_dim`.
-      probe: what Hutchinson's estimator draws: "rademacher" (signs; the smaller variance, none at
-        all for a diagonal Jacobian) or "gaussian".
+      probe: distribution of Hutchinson's probes: "rademacher" (random signs; lower variance, zero
+        for a diagonal Jacobian) or "gaussian".
       key, schedule, timesteps, first_index: as for `variational_bound`.
     Returns:
       log p(x_0), the sum over the event dimensions, float32 [b].
     Raises:
-      ValueError: for another probe, or a grid that is not a vector of at least 3 times that ends
+      ValueError: for an unknown probe, or a grid that is not a vector of at least 3 times that ends
         in 0.
     Source: arXiv 2010.02502, eq. 13-14; arXiv 2011.13456, eq. 39-40; arXiv 1810.01367, eq. 7.
     Example:
@@ -221,14 +221,14 @@ def ode_log_likelihood(
     z = jax.vmap(lambda key: _PROBES[probe](key, x0.shape[1:], jnp.float32))(keys)
 
     def slope(x, t):
-        """v, and its divergence as each image's probe sees it."""
+        """v, and the estimate of its divergence from each image's probe."""
 
         def velocity(x):
             alpha, sigma = schedule.scales(t)
             prediction = denoise_fn(x, t)
             return alpha * prediction.eps - sigma * prediction.x0
 
-        v, pull_back = jax.vjp(velocity, x)  # not jvp, which a network with a custom_vjp has not
+        v, pull_back = jax.vjp(velocity, x)  # not jvp, which a custom_vjp lacks
         return v, _sum(z * pull_back(z)[0])
 
     def heun(carry, times):
@@ -260,16 +260,17 @@ def ode_bits_per_dim(
     probe: Literal["rademacher", "gaussian"] = "rademacher",
     first_index: int | jax.Array = 0,
 ) -> jax.Array:
-    """The bits that 8-bit images cost under the deterministic sampler, per dimension.
+    """The bits per dimension of 8-bit images under the deterministic sampler.
 
-    To each value uniform noise over its bin of width 2/255 is added (dequantisation). By Jensen's
-    inequality ``-log2 p(x_0 + u) / D + log2(255 / 2)`` is then on average no less than the code
-    length; the offset log2(255 / 2) = 6.994 turns density on the scale of [-1, 1] into mass.
+    Uniform noise u over its bin of width 2/255 is added to each value (dequantisation). By Jensen's
+    inequality, ``-log2 p(x_0 + u) / D + log2(255 / 2)`` is then on average at least the code
+    length; the offset log2(255 / 2) = 6.994 converts density on [-1, 1] to mass.
 
     Args:
-      x0: images, [b, *d], whose values are 8-bit ones scaled to [-1, 1].
+      x0: 8-bit images scaled to [-1, 1], [b, *d].
+      key, denoise_fn, schedule, timesteps, probe, first_index: as for `ode_log_likelihood`.
     Returns:
-      Bits per dimension, float32 [b]. The other arguments are those of `ode_log_likelihood`.
+      Bits per dimension, float32 [b].
     Raises:
       ValueError: as `ode_log_likelihood`.
     Source: arXiv 2011.13456, section 4.3; arXiv 1511.01844, section 3.1.
@@ -292,7 +293,7 @@ def ode_bits_per_dim(
 
 
 def _grid(timesteps: jax.Array) -> jax.Array:
-    """The grid as int32, or a ValueError when it cannot carry a likelihood of x_0."""
+    """The grid as int32; a ValueError when it is too short or does not end in 0."""
     grid = jnp.asarray(timesteps, jnp.int32)
     if grid.ndim != 1 or grid.size < 3:
         raise ValueError(f"timesteps must be a vector [S+1], S >= 2, got shape {grid.shape}")
@@ -302,7 +303,7 @@ def _grid(timesteps: jax.Array) -> jax.Array:
 
 
 def _kl(q: Gaussian, p: Gaussian) -> jax.Array:
-    """KL(q || p) of each component, in nats; exactly that of the means where the stds agree."""
+    """KL(q || p) of each component, in nats; exactly that of the means where the stds are equal."""
     ratio = jnp.asarray(q.std) / p.std
     return 0.5 * (ratio**2 - 1 - 2 * jnp.log(ratio) + ((q.mean - p.mean) / p.std) ** 2)
 

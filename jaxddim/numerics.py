@@ -1,4 +1,4 @@
-"""Small functions that keep digits, gradients and counts right."""
+"""Helpers for gradients, precision and checked counts."""
 
 import operator
 
@@ -14,12 +14,12 @@ def safe_sqrt(x: jax.Array) -> jax.Array:
 
 
 def float32(x: jax.Array) -> jax.Array:
-    """x as float32, or as it is where it has more digits."""
+    """x as float32, or unchanged if its type is wider."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def whole_number(n: int, name: str) -> int:
-    """n as an int of at least 1, or a ValueError that calls it by its name."""
+    """n as an int of at least 1, or a ValueError with its name."""
     try:
         n = operator.index(n)
     except TypeError:

@@ -1,4 +1,4 @@
-r"""What a network predicts, and how each kind becomes the pair (x_0, eps).
+r"""What a network predicts, and how each kind is converted to the pair (x_0, eps).
 
     kind    target                     pair from the output
     eps     eps                        x_0 = (x_t - sigma_t eps) / alpha_t
@@ -7,10 +7,10 @@ r"""What a network predicts, and how each kind becomes the pair (x_0, eps).
     score   -eps / sigma_t             eps = -sigma_t score, then as for eps
 
 The score is the gradient of log q(x_t | x_0). Every conversion goes through the
-pair: to turn an eps-network's answer into v, take `from_eps` and then `target`.
+pair: to convert an eps-network's output to v, call `from_eps` and then `target`.
 
-`as_denoiser` is the one place where a network meets this mathematics, and the one
-that knows that networks are fed the 0-based index t - 1.
+`as_denoiser` is the one place where these conversions are applied to a network, and the
+one that knows that networks take the 0-based index t - 1.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def from_eps(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike
     Args:
       schedule: the noise schedule.
       x_t: noisy images, [b, *d].
-      output: the network's answer, [b, *d], any float type; used in float32.
+      output: the network's output, [b, *d], any float type; used in float32.
       t: int32 times in 0..T, scalar or [b].
     Returns:
       Prediction with x0 and eps, [b, *d] float32 each.
@@ -89,7 +89,7 @@ _FROM = {"eps": from_eps, "x0": from_x0, "v": from_v, "score": from_score}
 
 
 def check_kind(kind: str, schedule: Schedule | None = None) -> None:
-    """Raises a ValueError for an unknown kind, or one that the schedule's last step rules out."""
+    """Raises a ValueError for an unknown kind, or one that zero terminal SNR rules out."""
     if kind not in get_args(Kind):
         raise ValueError(f"unknown kind {kind!r}; expected one of {', '.join(get_args(Kind))}")
     if schedule is None or kind not in ("eps", "score"):
@@ -98,8 +98,8 @@ def check_kind(kind: str, schedule: Schedule | None = None) -> None:
         return
     if np.asarray(schedule.log_snr)[-1] == -np.inf:
         raise ValueError(
-            f"this schedule has zero terminal SNR: at t = T the input is pure noise, from which "
-            f'{kind!r} says nothing about the image; use kind="v" or kind="x0"'
+            f"this schedule has zero terminal SNR: at t = T the input is pure noise, and "
+            f'{kind!r} carries no information about the image; use kind="v" or kind="x0"'
         )
 
 
@@ -177,9 +177,9 @@ def threshold(
     *,
     quantile: float = 0.995,
 ) -> Prediction:
-    """Dynamic thresholding: x_0 clipped to an image's own quantile, then scaled back to [-1, 1].
+    """Dynamic thresholding: x_0 clipped to each image's quantile, then scaled back to [-1, 1].
 
-    With s the quantile of abs(x_0) over one image, and at least 1, x_0 becomes
+    With s the quantile of abs(x_0) over one image, or 1 if that is larger, x_0 becomes
     ``clip(x_0, -s, s) / s``; eps is re-derived from x_t.
 
     Args:
@@ -215,7 +215,7 @@ def as_denoiser(
     kind: Kind = "eps",
     clip_x0: bool = True,
 ) -> DenoiseFn:
-    """Makes ``denoise_fn(x, t) -> Prediction`` out of a network.
+    """Makes ``denoise_fn(x, t) -> Prediction`` from a network.
 
     The network is called with the 0-based index t - 1 as int32 [b] (0 also for t = 0),
     which is what every published DDPM and DDIM checkpoint was trained with.
@@ -225,8 +225,8 @@ def as_denoiser(
       apply_fn: ``apply_fn(x, index) -> output``, with parameters, conditioning and guidance
         closed over; the output is converted to float32.
       kind: what the network was trained to output: "eps", "x0", "v" or "score".
-      clip_x0: clip x_0 to [-1, 1] and re-derive eps. Right for sampling images; never for
-        `encode`, whose path clipping would break.
+      clip_x0: clip x_0 to [-1, 1] and re-derive eps. Use it to sample images, never for
+        `encode`: clipping breaks its path.
     Returns:
       A denoise_fn for `integrate`, `sample`, `encode` and `decode`.
     Raises:

@@ -1,10 +1,10 @@
-r"""Noise schedules: how much signal and how much noise an image holds at time t.
+r"""Noise schedules: how much signal and how much noise an image contains at time t.
 
 Time runs over t = 0..T and t = 0 is clean data. A schedule is one table,
 
     lambda_t = log(alpha_bar_t / (1 - alpha_bar_t)),    the log signal-to-noise ratio,
 
-from which everything else follows without loss of digits:
+from which everything else follows without loss of precision:
 
     alpha_bar_t = sigmoid(lambda_t)        (DDPM's symbol; **the DDIM paper writes alpha_t**)
     alpha_t     = sqrt(alpha_bar_t)        the scale of the image in x_t
@@ -97,10 +97,10 @@ def from_betas(betas: ArrayLike) -> Schedule:
       A Schedule with T steps.
     Raises:
       ValueError: when betas is not a non-empty vector of numbers in that range, or steps are so
-        small that float32 cannot tell neighbours apart.
+        small that neighbours are equal in float32.
     Warns:
-      UserWarning: when alpha_bar_T > 1e-3: images still show at t = T, so starting from pure
-        noise is not what the network was trained on.
+      UserWarning: when alpha_bar_T > 1e-3: images are still visible at t = T, so the network was
+        not trained on the pure noise that sampling starts from.
     Source: arXiv 2006.11239, section 2.
     Example:
       >>> from_betas(np.linspace(1e-4, 0.02, 1000)).num_steps
@@ -121,7 +121,7 @@ def _from_log_snr(log_snr: np.ndarray) -> Schedule:
     table = np.concatenate([[np.inf], log_snr]).astype(np.float32)
     if not np.all(table[1:] < table[:-1]):
         raise ValueError(
-            "log_snr must fall strictly in float32; betas this small cannot be told apart: "
+            "log_snr must be strictly decreasing in float32, but some betas are too small: "
             "use fewer or larger steps"
         )
     alpha_bar = 1 / (1 + np.exp(-float(table[-1]))) if np.isfinite(table[-1]) else 0.0
@@ -150,7 +150,7 @@ def from_alpha_bar(
     Returns:
       A Schedule with num_steps steps.
     Raises:
-      ValueError: when fn does not fall, or num_steps < 1.
+      ValueError: when fn does not decrease, or num_steps < 1.
     Source: arXiv 2102.09672, section 3.2.
     Example:
       >>> from_alpha_bar(lambda u: 0.999 - 0.9985 * u, 10).num_steps
@@ -162,7 +162,7 @@ def from_alpha_bar(
 
 
 def linear(num_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
-    """Betas on a line, DDPM's and DDIM's own choice.
+    """Linearly spaced betas, as in DDPM and DDIM.
 
     Source: arXiv 2006.11239, section 4.
 
@@ -176,7 +176,7 @@ def linear(num_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float =
 def quadratic(
     num_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02
 ) -> Schedule:
-    """Square roots of the betas on a line ("quad" in the official DDIM code)."""
+    """Betas with linearly spaced square roots ("quad" in the official DDIM code)."""
     steps = whole_number(num_steps, "num_steps")
     return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, steps) ** 2)
 
@@ -197,7 +197,7 @@ def const(num_steps: int = 1000, *, beta_end: float = 0.02) -> Schedule:
 
 
 def jsd(num_steps: int = 1000) -> Schedule:
-    """``beta_t = 1 / (T - t + 1)``, so alpha_bar falls on a line to exactly 0 at T.
+    """``beta_t = 1 / (T - t + 1)``, so alpha_bar falls linearly to exactly 0 at T.
 
     Its last step has no signal: use it with x0- or v-networks.
 
@@ -225,10 +225,10 @@ def cosine(num_steps: int = 1000, *, offset: float = 0.008) -> Schedule:
 
 
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
-    """The schedule rescaled so that nothing of the image is left at t = T.
+    """The schedule rescaled so that x_T is pure noise.
 
     sqrt(alpha_bar) is shifted to 0 at T and stretched to keep its value at t = 1.
-    An eps-network has nothing to say at t = T: use an x0- or v-network.
+    At t = T, eps carries no information about the image: use an x0- or v-network.
 
     Args:
       schedule: any Schedule with concrete (not traced) values and at least 2 steps.

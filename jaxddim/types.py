@@ -1,10 +1,10 @@
-"""The three values that pass between the parts, and the one callable that a network becomes.
+"""The three types passed between the parts of the library, and the type of a denoiser.
 
-In the symbols of the README: a noisy image is
+In the notation of the README, a noisy image is
 
     x_t = alpha_t x_0 + sigma_t eps,    alpha_t^2 + sigma_t^2 = 1.
 
-A network's answer, whatever it was trained to predict, is turned once into the
+A network's output, whatever it was trained to predict, is converted once to the
 pair (x_0, eps) that satisfies this equation. A sampling step turns the pair
 into the Gaussian that the next image is drawn from; it does not draw.
 """
@@ -33,8 +33,8 @@ class Gaussian(NamedTuple):
 
     Attributes:
       mean: [b, *d].
-      std: standard deviation, a scalar or [b, 1, ..]; never negative. A NumPy 0 where the step is
-        deterministic whatever its arguments, so that nothing need be drawn.
+      std: standard deviation, a scalar or [b, 1, ..]; never negative. A NumPy 0 if the step
+        is always deterministic, so that no noise is drawn.
     """
 
     mean: jax.Array
@@ -46,7 +46,7 @@ class Trajectory(NamedTuple):
 
     Attributes:
       x: the images x_t, [keep, b, *d].
-      x0: what the network took each of them for, [keep, b, *d].
+      x0: the network's prediction of x_0 from each of them, [keep, b, *d].
       t: their times, int32 [keep].
     """
 

@@ -1,10 +1,10 @@
-"""Words of messages."""
+"""Helpers for the text of messages."""
 
 from collections.abc import Sequence
 
 
 def brief(error: BaseException, most: int = 80) -> str:
-    """An error's text on one line and not too long."""
+    """An error's text on one line, shortened to `most` characters."""
     text = " ".join(str(error).split())
     return text if len(text) <= most else text[: most - 3] + "..."
 
