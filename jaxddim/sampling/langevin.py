@@ -1,25 +1,26 @@
-r"""Langevin dynamics: a walk that stays at time t and forgets where it began.
+r"""Langevin dynamics: a random walk at a fixed time t that forgets its start.
 
-The score of x_t, the slope of its log-density, and the noise in it are tied by
+The score of x_t, the gradient of its log-density, is given by the noise in it:
 
     score_t(x) = grad log q(x_t) = -E[eps | x_t] / sigma_t,
 
-so that every network that yields the pair (x_0, eps) knows the score. Unadjusted Langevin
-dynamics of step h moves a little uphill and adds noise,
+so every network that predicts the pair (x_0, eps) also gives the score. Unadjusted Langevin
+dynamics of step size h moves along the score and adds noise,
 
     x' = x + h score_t(x) + sqrt(2 h) z,    z ~ N(0, I),
 
-and as h -> 0 its law tends to q(x_t), wherever it began. Algorithms 4 and 5 of arXiv 2011.13456
-choose h = 2 (snr |z| / |score|)^2, with norms that are means over a batch, which ties every image
-to its neighbours. Here the norms are replaced by what they are on average when the noise in x_t
-is known, |z| / |score| = |z| sigma_t / |eps| = sigma_t (and algorithm 5's factor 1 - beta_t by 1):
+and as h -> 0 its distribution tends to q(x_t) from any start. Algorithms 4 and 5 of arXiv
+2011.13456 choose h = 2 (snr |z| / |score|)^2 with norms averaged over a batch, so each image
+depends on the others. Here the norms are replaced by their average when the noise in x_t is known,
+|z| / |score| = |z| sigma_t / |eps| = sigma_t (and algorithm 5's factor 1 - beta_t by 1):
 
     h = 2 (snr sigma_t)^2,
     mean = x - 2 snr^2 sigma_t eps,    std = 2 snr sigma_t.
 
-An image then depends on itself alone. Without a correcting rejection a finite h leaves a bias: the
-variance v of a Gaussian becomes v / (1 - h / 2v). As q(x_t) contains noise of variance sigma_t^2,
-that is at most a factor 1 / (1 - snr^2), 1.03 for snr = 0.16; at snr = 1 the walk diverges.
+Each image then depends only on itself. Without a Metropolis rejection step, a finite h leaves a
+bias: the variance v of a Gaussian becomes v / (1 - h / 2v). Since q(x_t) contains noise of variance
+sigma_t^2, this is a factor of at most 1 / (1 - snr^2), 1.03 for snr = 0.16. At snr = 1 the walk
+diverges.
 """
 
 import functools
@@ -46,18 +47,18 @@ def langevin_step(
 ) -> Gaussian:
     """One step of unadjusted Langevin dynamics on q(x_t).
 
-    In `integrate`, a grid that repeats one time, ``jnp.full(n + 1, t)``, is n steps at noise level
-    t, and a falling one is annealed Langevin dynamics.
+    In `integrate`, a grid that repeats one time, ``jnp.full(n + 1, t)``, gives n steps at noise
+    level t; a decreasing grid gives annealed Langevin dynamics.
 
     Args:
       schedule: the noise schedule.
       x: images at time t, [b, *d].
       prediction: the network's pair (x0, eps) for x.
       t: int32 times, scalar or [b].
-      s: the next time of the grid, which plays no part: the walk stays at t.
-      snr: the step's length against its noise, in (0, 1); h = 2 (snr sigma_t)^2.
+      s: the next time of the grid; not used, since the walk stays at t.
+      snr: size of the step relative to its noise, in (0, 1); h = 2 (snr sigma_t)^2.
     Returns:
-      Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..]; the image itself at t = 0.
+      Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..]; at t = 0 the image itself.
     Raises:
       ValueError: when snr lies outside (0, 1), or a Python or NumPy time outside 0..T.
     Source: arXiv 2011.13456, algorithms 4 and 5; arXiv 1907.05600, algorithm 1.
@@ -68,24 +69,24 @@ def langevin_step(
       >>> langevin_step(schedule, x, pair, 500, snr=0.1).mean.shape
       (2, 8)
     """
-    del s  # it stays at t
+    del s  # the walk stays at t
     _check_snr(snr)
     _, sigma = schedule.scales(t, x.ndim)
     return Gaussian(x - 2 * snr**2 * sigma * prediction.eps, 2 * snr * sigma)
 
 
 def corrector(step: StepFn, num_corrections: int, snr: float) -> Solver:
-    """The step with Langevin corrections before it: a predictor-corrector sampler.
+    """A predictor-corrector sampler: a step with Langevin corrections before it.
 
-    At each time of the grid x first walks num_corrections times with `langevin_step`, each with a
-    prediction and noise of its own, and then leaves with the step. Corrections come before the
-    prediction, as in the code of the paper, so that none is made of clean images, about which no
-    network was asked in training; a grid of S + 1 times costs (num_corrections + 1) S evaluations.
+    At each time of the grid, x takes num_corrections steps of `langevin_step`, each with its own
+    prediction and noise, and then the step to the next time. The corrector runs before the
+    predictor, as in the paper's code, so clean images, which no network saw in training, are not
+    corrected. A grid of S + 1 times costs (num_corrections + 1) S evaluations.
 
     Args:
-      step: what leaves a time: `ddim_step`, `ddpm_step`, or anything of the same signature.
+      step: the predictor: `ddim_step`, `ddpm_step`, or any function of the same signature.
       num_corrections: Langevin steps at each time, 0 or more.
-      snr: their size, in (0, 1); see `langevin_step`.
+      snr: size of the Langevin steps, in (0, 1); see `langevin_step`.
     Returns:
       A Solver, for `integrate` and `sample`.
     Raises:

@@ -1,21 +1,22 @@
-r"""The noise x_T as a code of the image: to it, from it, and between two of them.
+r"""The noise x_T as a latent code of the image: encoding, decoding and interpolation.
 
-With eta = 0 a DDIM step from t to s turns the point, by the angle delta between the two times,
+With eta = 0, a DDIM step from t to s is a rotation by the angle delta between the two times, where
 phi = arctan(sigma / alpha),
 
     x_s = cos(delta) x_t - sin(delta) v_t,    v = alpha eps - sigma x_0,    delta = phi_t - phi_s,
 
-so the grid can be followed in either direction. Decoding goes from noise to image and takes v at
-the point that a step leaves; encoding goes back, and to undo that step exactly it must take v at
-the point where it arrives,
+so the grid can be followed in either direction. Decoding goes from noise to image and evaluates v
+at the start of each step. Encoding goes from image to noise; to invert a decoding step exactly, it
+must evaluate v at the end of its own step,
 
     x_t = (x_s + sin(delta) v(x_t, t)) / cos(delta).
 
-Euler's method takes the point it has instead, with an error of first order in 1/S over the path.
-Iterating this equation removes it: each iteration multiplies the error of the guess by tan(delta)
-dv/dx, of order 1/S, and the guess itself is made of second order by extrapolating v along phi. The
-same in terms of eps, x_t = (alpha_t / alpha_s) x_s + (sigma_t - alpha_t sigma_s / alpha_s) eps,
-would not converge where alpha_t is near 0: eps is then x_t itself, and the factor 1.
+Euler's method evaluates v at the start instead, with an error of first order in 1/S over the path.
+Fixed-point iteration of this equation removes that error: each iteration multiplies the error of
+the guess by tan(delta) dv/dx, of order 1/S. Extrapolating v along phi gives a first guess of second
+order. The same iteration in eps,
+x_t = (alpha_t / alpha_s) x_s + (sigma_t - alpha_t sigma_s / alpha_s) eps,
+would not converge where alpha_t is near 0: there eps is x_t itself and the factor is 1.
 """
 
 import jax
@@ -28,7 +29,7 @@ from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Gaussian, Prediction
 
 SMALLEST_COS = 0.5
-"""Of the angle of a step that refining can undo; larger steps, as with S = 1, stay finite."""
+"""Lower bound on cos(delta) when refining, so that large steps, as with S = 1, stay finite."""
 
 
 def encode(
@@ -39,12 +40,12 @@ def encode(
     *,
     refine: int = 0,
 ) -> jax.Array:
-    """x_T, the noise from which `decode` makes these images again.
+    """x_T, the noise that `decode` maps back to these images.
 
-    The error of decoding what was encoded falls like 1/S. With the linear or the cosine schedule,
-    S = 50 and Gaussian data, refine = 1 makes it more than a hundred times smaller; where S is too
-    small for the schedule or the data, less. At t = 0, where no network was trained, t = 1 is
-    asked.
+    The reconstruction error falls like 1/S. With the linear or the cosine schedule, S = 50 and
+    Gaussian data, refine = 1 makes it more than a hundred times smaller; the gain is less where S
+    is too small for the schedule or the data. Networks are not trained at t = 0, so they are
+    evaluated at t = 1 there.
 
     Args:
       denoise_fn: ``denoise_fn(x, t) -> Prediction``, **not clipped**: `as_denoiser(...,
@@ -52,7 +53,7 @@ def encode(
       schedule: the noise schedule.
       timesteps: the grid that `decode` will use, int32 [S+1], decreasing to 0.
       x0: images, [b, *d].
-      refine: fixed-point iterations a step; each costs one more evaluation a step.
+      refine: fixed-point iterations per step; each costs one more evaluation per step.
     Returns:
       x_T, float32 [b, *d].
     Raises:
@@ -76,7 +77,7 @@ def encode(
 
 
 def _encoder(refine: int) -> Solver:
-    """Steps from t to s > t that a step of decoding undoes; the memory is the last v and its t."""
+    """Steps from t to s > t that decoding steps undo; the memory is the last v and its t."""
 
     def step(
         denoise_fn: DenoiseFn,
@@ -99,14 +100,14 @@ def _encoder(refine: int) -> Solver:
         sin, cos = jnp.sin(delta), jnp.cos(delta)
 
         def undone(v_s: jax.Array) -> jax.Array:
-            """The point that a step of decoding with this v takes to x."""
+            """The point that a decoding step with this v takes to x."""
             return (x + sin * v_s) / jnp.maximum(cos, SMALLEST_COS)
 
         if refine:
             v_before, t_before = before
             start = angle(jnp.maximum(t, 1))
             back = start - angle(jnp.maximum(t_before, 1))
-            # how far (t, s) reaches, in units of the step before it; 0 for the first step
+            # length of this step relative to the previous one; 0 for the first step
             ahead = jnp.where(back > 0, (angle(s) - start) / jnp.where(back > 0, back, 1.0), 0.0)
             x_s = undone(v + ahead * (v - v_before))
         else:
@@ -139,7 +140,7 @@ def decode(
 
 
 def slerp(z0: jax.Array, z1: jax.Array, weight: jax.Array | float) -> jax.Array:
-    """Spherical interpolation between noises, one angle an example.
+    """Spherical interpolation between noises, with one angle per example.
 
     ``sin((1 - w) theta) / sin(theta) z0 + sin(w theta) / sin(theta) z1`` with theta the angle
     between z0 and z1; a straight line where sin(theta) < 1e-6.
@@ -149,7 +150,7 @@ def slerp(z0: jax.Array, z1: jax.Array, weight: jax.Array | float) -> jax.Array:
       z1: noise, [b, *d].
       weight: w in [0, 1], scalar or [b].
     Returns:
-      The noise between, [b, *d].
+      The interpolated noise, [b, *d].
     Source: arXiv 2010.02502, eq. 67.
     Example:
       >>> z0, z1 = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
@@ -166,7 +167,7 @@ def slerp(z0: jax.Array, z1: jax.Array, weight: jax.Array | float) -> jax.Array:
         square = jnp.sum(z * z, axes, keepdims=True)
         return z / jnp.sqrt(jnp.where(square == 0, 1.0, square))
 
-    # tan(theta / 2) = |u0 - u1| / |u0 + u1| keeps its digits where arccos has none left
+    # tan(theta / 2) = |u0 - u1| / |u0 + u1| is accurate where arccos is not
     far, near = (
         jnp.sum((unit(z0) + sign * unit(z1)) ** 2, axes, keepdims=True) for sign in (-1, 1)
     )

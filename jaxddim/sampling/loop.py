@@ -1,20 +1,20 @@
-r"""The one loop: a grid of times, a denoiser and a step, inside `jax.lax.scan`.
+r"""The sampling loop: a grid of times, a denoiser and a step, in one `jax.lax.scan`.
 
 For each pair (t, s) of neighbours in the grid
 
     x_s = mean + std * z,    (mean, std) = step(schedule, x_t, denoise_fn(x_t, t), t, s).
 
-Only this loop draws. Example i draws the noise of the transition that leaves time t
+Only this loop draws noise. Example i draws the noise of the transition from time t
 from ``fold_in(key_i, t)``, where ``key_i = fold_in(key, i)``. Hence image i does not
-depend on the size of the batch, and a run that is stopped at some time of its grid
-and taken up again there draws the same noise as one that was not.
+depend on the batch size, and a run that is stopped at some time of its grid and
+resumed there draws the same noise as an uninterrupted one.
 
-A grid may come back to a time, or stay at it, as Langevin dynamics does: the transition that
-leaves t for the (n + 1)th time draws from ``fold_in(key_i, t + n (T + 1))``, noise of its own.
-(So such a run can be stopped and taken up again before the first visit to a time, not between two.)
+A grid may return to a time, or stay at it, as in Langevin dynamics. The (n + 1)th transition from
+t draws its own noise from ``fold_in(key_i, t + n (T + 1))``. (Such a run can be stopped and resumed
+before the first visit to a time, but not between two visits.)
 
-Sampling, and with it encoding (the grid reversed), decoding and interpolation in `latents`, are all
-this loop. Methods that need more than a prediction for each step are solvers, see `solver`.
+Sampling, encoding (with the grid reversed), decoding and interpolation in `latents` all use this
+loop. Methods that need more than the current prediction are solvers, see `solver`.
 """
 
 import functools
@@ -42,18 +42,18 @@ def integrate(
 ) -> tuple[jax.Array, Trajectory | None]:
     """Follows the grid from ``timesteps[0]`` to ``timesteps[-1]``.
 
-    Compiles once for each length of the grid; its values may change.
+    Compiles once for each length of the grid; its times may change.
 
     Args:
-      key: a random key; or [b] keys, one an example.
+      key: a random key, or [b] keys, one per example.
       denoise_fn: ``denoise_fn(x, t) -> Prediction``; t is a scalar.
       schedule: the noise schedule.
-      timesteps: int32 [S+1]; the order of the times is the order of the steps.
+      timesteps: int32 [S+1], in the order of the steps.
       x: images at time ``timesteps[0]``, [b, *d].
-      step: `ddim_step`, `ddpm_step`, either with its options bound by functools.partial, or
-        anything of the same signature. Or a `Solver`, such as `corrector` returns.
-      keep: how many evenly spaced snapshots to return, the first of them x itself and the last
-        the result (keep = 1: only the result). Memory grows with keep, not with S.
+      step: `ddim_step` or `ddpm_step` (bind options with functools.partial), any function of the
+        same signature, or a `Solver`, such as `corrector` returns.
+      keep: how many evenly spaced snapshots to return: the first is x, the last is the result
+        (keep = 1: only the result). Memory grows with keep, not with S.
     Returns:
       The images at time ``timesteps[-1]``, [b, *d] float32, and a Trajectory of keep snapshots
       (None when keep is 0).
@@ -82,8 +82,8 @@ def integrate(
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     keys = example_keys(key, x.shape[0])
     kept = np.round(np.linspace(S, 0, keep)).astype(int)[::-1]
-    visits = solver.stays + 1  # of each time of the grid
-    slots = np.full((S, visits), keep)  # where the state before a step goes; `keep` is nowhere
+    visits = solver.stays + 1  # steps at each time of the grid
+    slots = np.full((S, visits), keep)  # slot of the state before each step; `keep` drops it
     for slot, i in enumerate(kept):
         if i < S:
             slots[i, 0] = slot
@@ -114,7 +114,7 @@ def integrate(
 
 
 def draw(keys: jax.Array, gaussian: Gaussian, number: jax.Array) -> jax.Array:
-    """One draw an example, from ``fold_in(keys[i], number)``; the mean for a constant std of 0."""
+    """One draw per example, from ``fold_in(keys[i], number)``; the mean for a constant std of 0."""
     mean, std = gaussian
     if isinstance(std, (float, np.ndarray)) and std == 0:
         return mean
@@ -123,7 +123,7 @@ def draw(keys: jax.Array, gaussian: Gaussian, number: jax.Array) -> jax.Array:
 
 
 def example_keys(key: jax.Array, batch: int, first_index: int | jax.Array = 0) -> jax.Array:
-    """[b] keys: ``fold_in(key, first_index + i)``, or the keys themselves when [b] were given."""
+    """[b] keys: ``fold_in(key, first_index + i)``, or the given keys if there are [b]."""
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     if key.ndim == 1:
@@ -141,10 +141,10 @@ def sample(
     step: StepFn | Solver = ddim_step,
     first_index: int | jax.Array = 0,
 ) -> jax.Array:
-    """Images from pure noise.
+    """Samples images from pure noise.
 
-    Image i draws everything from ``fold_in(key, first_index + i)``: the same image comes out
-    whatever the batch that it is part of.
+    All noise of image i comes from ``fold_in(key, first_index + i)``: the image does not depend on
+    the batch that it is part of.
 
     Args:
       key: a random key.
@@ -168,7 +168,7 @@ def sample(
       (2, 4, 4, 3)
     """
     keys = example_keys(key, shape[0], first_index)
-    # t = 0 is never left while sampling, so its fold is free for x_T
+    # no sampling step starts at t = 0, so its fold is free for x_T
     unit = Gaussian(jnp.zeros(shape), jnp.ones(()))
     x_T = draw(keys, unit, jnp.int32(0))
     return integrate(keys, denoise_fn, schedule, timesteps, x_T, step=step)[0]

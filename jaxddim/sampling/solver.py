@@ -1,8 +1,8 @@
-"""What takes a sampler from one time of its grid to the next: a step, or a solver with a memory.
+"""How a sampler goes from one time of its grid to the next: by a step, or a solver with memory.
 
-A step knows the network's prediction for x_t and nothing else. A solver asks the network itself, as
-often as it likes, and hands on what it remembers to its next step: Heun's method asks twice, a
-multistep method keeps earlier predictions.
+A step sees only the network's prediction for x_t. A solver calls the network itself, any number of
+times, and passes a memory to its next step: Heun's method calls it twice, a multistep method keeps
+earlier predictions.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,14 @@ StepFn = Callable[..., Gaussian]
 
 
 class Solver(NamedTuple):
-    """A method of sampling that may remember earlier steps.
+    """A sampling method that may use earlier steps.
 
     Attributes:
-      init: ``init(x) -> memory`` before the first step; any tree of arrays, or () for none.
+      init: ``init(x) -> memory`` before the first step; any pytree of arrays, or () for none.
       step: ``step(denoise_fn, schedule, x_t, t, s, memory) -> (Gaussian, Prediction, memory)``: the
-        distribution of x_s, what the network took x_t for, and the memory of the next step, of the
-        same shapes and types.
-      stays: how many steps with s = t are taken at each time of the grid, before one leaves it.
+        distribution of x_s, the prediction for x_t, and the memory for the next step, of the same
+        shapes and types.
+      stays: how many steps with s = t are taken at each time of the grid before it is left.
     Example:
       >>> import jax.numpy as jnp, jaxddim
       >>> def averaged(denoise_fn, schedule, x, t, s, before):  # with the last two x_0
@@ -46,7 +46,7 @@ class Solver(NamedTuple):
 
 
 def as_solver(step: StepFn | Solver) -> Solver:
-    """The solver that takes this step with one prediction and remembers nothing."""
+    """A solver that takes this step with one prediction and has no memory."""
     if isinstance(step, Solver):
         return step
     if not callable(step):

@@ -1,19 +1,19 @@
 r"""One reverse step, from time t to an earlier time s, as a distribution.
 
-DDIM (arXiv 2010.02502, eq. 12) puts the network's pair (x_0, eps) into
+DDIM (arXiv 2010.02502, eq. 12) substitutes the network's pair (x_0, eps) into
 q_sigma(x_s | x_t, x_0):
 
     mean = alpha_s x_0 + sqrt(sigma_s^2 - std^2) eps,
     std  = eta sigma_s sqrt(1 - SNR_t / SNR_s).
 
-With eta = 0 nothing is drawn, and the step is Euler's for the ODE in x / alpha
-over sigma / alpha (eq. 13), so it also runs backwards (s > t) and encodes.
+With eta = 0 no noise is drawn, and the step is Euler's for the ODE of x / alpha
+in sigma / alpha (eq. 13), so it also runs backwards (s > t) and encodes.
 
-DDPM (arXiv 2006.11239, eq. 6-7) writes the mean with x_t in the place of eps,
+DDPM (arXiv 2006.11239, eq. 6-7) writes the mean with x_t in place of eps,
 
     mean = alpha_s x_0 + (alpha_t sigma_s^2) / (alpha_s sigma_t^2) (x_t - alpha_t x_0),
 
-the posterior of the Markov chain, which is DDIM's with eta = 1. Its variance is
+the posterior of the Markov chain, equal to DDIM's with eta = 1. Its variance is
 either the posterior's ("small") or that of the forward step ("large", which the
 DDIM paper calls sigma-hat).
 """
@@ -89,7 +89,7 @@ def ddpm_step(
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..]; std is 0 at s = 0.
     Raises:
-      ValueError: for another variance, or a Python or NumPy time outside 0..T.
+      ValueError: for an unknown variance, or a Python or NumPy time outside 0..T.
     Source: arXiv 2006.11239, eq. 7 and section 3.2; arXiv 2010.02502, appendix D.3.
     Example:
       >>> import jaxddim

@@ -3,8 +3,8 @@ r"""The training loss: how far a network's output is from its target.
     L_simple = E || target(x_0, eps, t) - output(x_t, t) ||
 
 per example, as a mean over the pixels. By Theorem 1 of the DDIM paper the same loss
-serves every eta. A weighting multiplies it by a function of lambda_t = log SNR_t;
-those here are stated for eps-networks and converted to the other kinds by
+is valid for every eta. A weighting multiplies it by a function of lambda_t = log SNR_t;
+the weightings here are stated for eps-networks and converted to the other kinds by
 
     |eps error|^2 = SNR |x_0 error|^2 = SNR / (SNR + 1) |v error|^2.
 """
@@ -45,7 +45,7 @@ def diffusion_loss(
 
     Args:
       schedule: the noise schedule.
-      output: the network's answer to ``q_sample(schedule, x0, t, eps)``, [b, *d], any float
+      output: the network's output for ``q_sample(schedule, x0, t, eps)``, [b, *d], any float
         type; compared in float32.
       x0: clean images, [b, *d].
       t: int32 times in 1..T, scalar or [b].
@@ -54,8 +54,8 @@ def diffusion_loss(
       norm: "l1" (the seed's), "l2" (the papers') or "huber" (quadratic below 1, linear above).
       weighting: None, or a function of log_snr; see `min_snr` and `p2`.
     Returns:
-      Float32 [b], the mean over the event dimensions. (A summed loss with the same gradient
-      clip would be another optimizer.)
+      Float32 [b], the mean over the event dimensions. (With a summed loss, the same gradient
+      clipping would be a different optimizer.)
     Raises:
       ValueError: for an unknown kind or norm, or shapes that differ.
     Source: arXiv 2006.11239, eq. 14; arXiv 2010.02502, eq. 5.
@@ -121,7 +121,7 @@ def p2(gamma: float = 1.0, k: float = 1.0, *, kind: Kind = "eps") -> Weighting:
 
 
 def _for_kind(log_weight: Callable[[jax.Array], jax.Array], kind: Kind) -> Weighting:
-    """The weight of an eps-loss (as a logarithm), for the loss of another kind."""
+    """The log weight of an eps-loss, converted to a weighting of the loss of this kind."""
     check_kind(kind)
     convert: dict[str, Callable[[jax.Array], jax.Array]] = {
         "eps": jnp.zeros_like,

@@ -23,8 +23,8 @@ def jit_step(step_fn: Callable[..., Any], mesh: Mesh | None = None) -> Callable[
 
     Args:
       step_fn: `train_step` with its options bound by functools.partial.
-      mesh: None for one device; else a Mesh, over whose first axis the batch is split while the
-        state is held by every device. The numbers are those of one device.
+      mesh: None for one device; else a Mesh: the batch is split over its first axis, the state is
+        replicated. The results are those of one device.
     Returns:
       A function of (state, batch).
     """
@@ -45,7 +45,7 @@ def pmap_step(step_fn: Callable[..., Any]) -> Callable[..., Any]:
         axis_name on to it.
     Returns:
       A function of (state, batch). The batch is [devices, b, *d]. The state has a leading axis
-      over devices; one without is given it. The state that is passed in is donated.
+      over devices, which is added if missing. The state that is passed in is donated.
     Raises:
       ValueError: when step_fn takes no axis_name; at the first call, when it takes one and does
         not use it. Without averaging each device would train a network of its own.
@@ -87,7 +87,7 @@ def _check_average(step_fn: Callable[..., Any], state: TrainState, batch: Any) -
 
 
 def replicate(state: TrainState) -> TrainState:
-    """The state with a leading axis over the local devices, a copy on each."""
+    """The state with a leading axis over the local devices and a copy on each."""
     n = jax.local_device_count()
     split = NamedSharding(Mesh(jax.local_devices(), (AXIS,)), PartitionSpec(AXIS))
     stacked = jax.tree.map(lambda a: jnp.broadcast_to(a, (n, *jnp.shape(a))), state)

@@ -1,14 +1,14 @@
 """Training: one pure step, compiled by jax.jit on one device and by jax.pmap on several.
 
-A step draws a time t and a noise eps for every image, asks the network about
-``x_t = alpha_t x_0 + sigma_t eps``, and moves the parameters down the gradient of
-`diffusion_loss`. All randomness comes from ``fold_in(key(seed), state.step)``
-(and from the device's index where there are several), so a state that was saved
-and restored goes on as if nothing had happened: no key is stored.
+A step draws a time t and a noise eps for every image, evaluates the network at
+``x_t = alpha_t x_0 + sigma_t eps``, and updates the parameters with the gradient of
+`diffusion_loss`. All randomness comes from ``fold_in(key(seed), state.step)`` (and
+from the device's index if there are several). No key is stored: training from a
+restored state continues as if it had not been interrupted.
 
-The averaged parameters follow with ``ema = d ema + (1 - d) params``, where
-``d = min(decay, (1 + n) / (10 + n))`` after n steps, so that a short run's average
-is not its random initialisation. BatchNorm statistics are averaged alike.
+The averaged parameters are updated by ``ema = d ema + (1 - d) params``, where
+``d = min(decay, (1 + n) / (10 + n))`` after n steps, so that the average of a short run
+is not its random initialisation. BatchNorm statistics are averaged in the same way.
 """
 
 import functools
@@ -34,8 +34,8 @@ class TrainState(NamedTuple):
     Attributes:
       step: int32 scalar, steps taken.
       params: the network's parameters.
-      model_state: its other collections ("batch_stats"), each followed by its running average
-        ("ema_batch_stats"); empty for networks that have none.
+      model_state: the network's other collections ("batch_stats"), each followed by its running
+        average ("ema_batch_stats"); empty for networks that have none.
       ema_params: running average of params.
       opt_state: the optimizer's state.
     """
@@ -56,7 +56,7 @@ def create_state(
       key: a random key for the parameters.
       model: anything with Flax's ``init(key, x, index) -> {"params": ..., ...}``.
       tx: the optimizer.
-      sample_shape: of the images, [h, w, c] or [b, h, w, c]; of points, [d] or [b, d].
+      sample_shape: shape of images, [h, w, c] or [b, h, w, c], or of points, [d] or [b, d].
     Returns:
       A TrainState at step 0.
     Raises:
@@ -71,7 +71,7 @@ def create_state(
     shape = tuple(sample_shape) if len(sample_shape) % 2 == 0 else (1, *sample_shape)
     key = _cheap(key)
 
-    def create(key: jax.Array) -> TrainState:  # compiled, draws are left, and no network
+    def create(key: jax.Array) -> TrainState:  # jit removes the forward pass
         variables = dict(model.init(key, jnp.zeros(shape), jnp.zeros(shape[:1], jnp.int32)))
         params = variables.pop("params")
         return TrainState(
@@ -86,15 +86,15 @@ def create_state(
 
 
 def variables(state: TrainState, weights: str = "ema") -> dict[str, Any]:
-    """What the network's ``apply`` takes, from a state.
+    """The variables of a state, for the network's ``apply``.
 
     Args:
       state: a TrainState.
       weights: "ema" for the averaged parameters and statistics, "raw" for the last ones.
     Returns:
-      ``{"params": ..., "batch_stats": ...}``, without the latter where there is none.
+      ``{"params": ..., "batch_stats": ...}``, without the latter if there is none.
     Raises:
-      ValueError: for other weights.
+      ValueError: for other values of weights.
     """
     if weights not in ("ema", "raw"):
         raise ValueError(f'weights must be "ema" or "raw", got {weights!r}')
@@ -118,22 +118,22 @@ def train_step(
     accumulate: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One step of training; pure, and to be compiled by `jit_step` or `pmap_step`.
+    """One pure training step, to be compiled by `jit_step` or `pmap_step`.
 
     Args:
-      state: where training stands.
+      state: the current state.
       batch: images in [-1, 1], [b, *d]; or a dict with these as "image" and class labels, int32
         [b], as "label".
       apply_fn: the network's ``apply``, called as ``apply_fn(variables, x_t, t - 1, train=True,
         mutable=["batch_stats"], rngs={"dropout": key})`` and with ``label=`` when there are labels.
-      tx: the optimizer; its gradient is that of the *mean* loss.
+      tx: the optimizer; it gets the gradient of the *mean* loss.
       schedule: the noise schedule.
-      seed: of t, eps and dropout.
-      ema: the decay that the running average warms up to, in [0, 1).
+      seed: seed of t, eps and dropout.
+      ema: decay of the running average after its warm-up, in [0, 1).
       kind: what the network predicts.
       norm: "l1", "l2" or "huber".
       weighting: None, or a function of log_snr.
-      accumulate: in how many parts the batch goes through the network; the gradients are averaged.
+      accumulate: number of parts that the batch is split into; their gradients are averaged.
       axis_name: the axis of a surrounding pmap or vmap over which gradients are averaged.
     Returns:
       The next state, and metrics: float32 scalars "loss" and "grad_norm" (before clipping).
@@ -220,12 +220,12 @@ def train_step(
 
 
 def _cheap(key: jax.Array) -> jax.Array:
-    """A key for many draws; threefry, unrolled once a draw, takes most of the time to compile."""
+    """A key for many draws; threefry is unrolled for each draw: most of the compile time."""
     return jax.random.key(jax.random.bits(key, dtype=jnp.uint32), impl="unsafe_rbg")
 
 
 def _norm(tree: Any) -> jax.Array:
-    """The Euclidean norm; by quarters, since XLA's sum of all numbers takes ten times as long."""
+    """The Euclidean norm, summed in quarters: XLA's sum over the array takes ten times as long."""
 
     def total(a: jax.Array) -> jax.Array:
         while a.size % 4 == 0 and a.size > 4096:

@@ -1,1 +1,1 @@
-"""Weights in the files of other libraries."""
+"""Weights from files of other libraries."""

@@ -1,14 +1,14 @@
-"""Weights from PyTorch's files and from safetensors, as NumPy arrays, without PyTorch.
+"""Weights from PyTorch and safetensors files as NumPy arrays, without PyTorch.
 
-A `.pth` file is a pickle, and unpickling may run any code. This reader knows the handful of names
-that a dictionary of tensors needs, takes them for its own functions, and refuses everything else.
+A `.pth` file is a pickle, and unpickling may run arbitrary code. This reader knows the few names
+that a dictionary of tensors needs, maps them to its own functions, and refuses everything else.
 It reads both layouts:
 
     zip (PyTorch 1.6 and later)   NAME/data.pkl, and NAME/data/KEY for each storage
     legacy                        pickles of a magic number, a version, the machine, the dictionary
                                   and the keys; then for each key its length and its bytes
 
-A tensor is a window (offset, size, stride) into a storage, which the window must not leave.
+A tensor is a window (offset, size, stride) into a storage, and must lie within it.
 """
 
 import collections
@@ -52,7 +52,7 @@ class _Window(NamedTuple):
 
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *others: Any) -> _Window:
-    del others  # whether it has gradients, and hooks
+    del others  # requires_grad and hooks
     window = _Window(storage, offset, tuple(size), tuple(stride))
     numbers = (offset, *window.size, *window.stride)
     if not isinstance(storage, _Storage) or not all(type(n) is int and n >= 0 for n in numbers):
@@ -90,11 +90,11 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
     Args:
       path: the file. A .pth must hold a dictionary of names and tensors (a "state dict"), as
-        `torch.save(network.state_dict(), path)` writes it, or one under the name "state_dict".
+        `torch.save(network.state_dict(), path)` writes it, or hold one under the key "state_dict".
     Returns:
       Arrays by name, in the types of the file (bfloat16 as jnp.bfloat16).
     Raises:
-      ValueError: when the file is missing or damaged, or would have to be executed to be read.
+      ValueError: when the file is missing or damaged, or cannot be read without executing it.
     """
     path = Path(path)
     if not path.is_file():
@@ -108,7 +108,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
             zipped = zipfile.is_zipfile(file)
             file.seek(0)
             return _read_zip(file) if zipped else _read_legacy(file)
-    except Exception as error:  # a parser that is fed garbage may raise anything
+    except Exception as error:  # on invalid input a parser may raise anything
         raise ValueError(
             f"{path}: damaged, or not a dictionary of tensors ({_brief(error)}); give the file "
             "of weights that torch.save or safetensors wrote"
@@ -133,7 +133,7 @@ def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
 
 def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
     if _Unpickler(file).load() != MAGIC:
-        raise ValueError("no file of PyTorch's")
+        raise ValueError("not a PyTorch file")
     _version, machine, state, keys = (_Unpickler(file).load() for _ in range(4))
     windows, content = _windows(state), {}
     sizes = {w.storage.key: w.storage.dtype.itemsize for w in windows.values()}
@@ -170,12 +170,12 @@ def _arrays(
 def check(
     tensors: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], what: str
 ) -> None:
-    """Raises a ValueError that names the tensors that are missing or have another shape.
+    """Raises a ValueError that names missing tensors and tensors of another shape.
 
     Args:
-      tensors: from `read`; there may be more of them than are looked for.
+      tensors: from `read`; tensors not in `shapes` are ignored.
       shapes: the expected shapes.
-      what: the file, and what it should hold, as the message begins.
+      what: start of the message: the file and what it should hold.
     """
     missing = [name for name in shapes if name not in tensors]
     other = [
@@ -204,7 +204,7 @@ def _first(names: list[str]) -> str:
 def folded(
     tensors: Mapping[str, np.ndarray], conv: str, norm: str, eps: float
 ) -> dict[str, np.ndarray]:
-    """A convolution and the BatchNorm behind it, in inference, as one convolution.
+    """A convolution and the BatchNorm after it, at inference, as one convolution.
 
         scale (W x - mean) / sqrt(var + eps) + shift = (g W) x + (shift - g mean),
         g = scale / sqrt(var + eps).
@@ -229,6 +229,6 @@ def folded(
 
 
 def folded_names(conv: str, norm: str) -> Iterable[str]:
-    """The tensors that `folded` takes, the kernel first."""
+    """Names of the tensors that `folded` takes, the kernel first."""
     statistics = ("weight", "bias", "running_mean", "running_var")
     return (f"{conv}.weight", *(f"{norm}.{name}" for name in statistics))
