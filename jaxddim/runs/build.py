@@ -1,4 +1,4 @@
-"""What a configuration stands for: its network, schedule, optimizer and first state."""
+"""Builds the network, schedule, optimizer and initial state of a configuration."""
 
 from typing import Any, NamedTuple
 
@@ -18,14 +18,14 @@ from jaxddim.training.step import TrainState, create_state
 
 
 class Setup(NamedTuple):
-    """A configuration, and what is built from it once.
+    """A configuration, and what is built from it.
 
     Attributes:
-      config: of the run.
-      schedule: the noise.
+      config: configuration of the run.
+      schedule: the noise schedule.
       model: the Flax network.
       tx: the optimizer.
-      weighting: of each noise level in the loss, a function of log_snr; None where all count alike.
+      weighting: weight of each noise level in the loss, a function of log_snr; None for equal ones.
     """
 
     config: Config
@@ -36,13 +36,13 @@ class Setup(NamedTuple):
 
 
 def build(config: Config, axis_name: str | None = None) -> Setup:
-    """Everything that a configuration stands for; nothing is computed yet.
+    """Everything that a configuration describes; nothing is computed yet.
 
     Args:
-      config: of the run.
+      config: configuration of the run.
       axis_name: the axis over devices that BatchNorm averages over, under `jax.pmap`.
     Raises:
-      RunError: for a schedule that does not exist, or that the kind of network cannot be used on.
+      RunError: for an impossible schedule, or one that does not suit the kind of network.
     """
     return Setup(
         config,
@@ -76,7 +76,7 @@ def build_schedule(config: DiffusionConfig) -> Schedule:
     """The noise schedule of a configuration.
 
     Raises:
-      RunError: when there is none of so many steps, or the kind of network cannot be used on it.
+      RunError: for an impossible number of steps, or when it does not suit the kind of network.
     """
     with run_errors():
         schedule = getattr(schedules, config.schedule)(config.num_steps)
@@ -104,14 +104,14 @@ def build_optimizer(config: OptimConfig) -> optax.GradientTransformation:
 
 
 def new_state(setup: Setup) -> TrainState:
-    """The run's state before its first step."""
+    """The state of the run before its first step."""
     size = setup.config.data.image_size
     key = jax.random.key(setup.config.seed)
     return create_state(key, setup.model, setup.tx, (1, size, size, 3))
 
 
 def abstract_state(setup: Setup) -> TrainState:
-    """Shapes and types of the run's state; nothing is computed.
+    """Shapes and types of the state of the run; nothing is computed.
 
     Raises:
       RunError: when the network cannot be built, or cannot take images of this size.

@@ -19,9 +19,9 @@ def _loss(metrics: Any) -> float:
 def manager(workdir: str | Path, keep: int = 2) -> ocp.CheckpointManager:
     """The checkpoints in ``workdir/checkpoints``: the latest `keep`, and the best.
 
-    Each is written under another name and renamed when complete, so a run that is killed while
-    it saves leaves the one before. Saving is not in the background: the buffers of the state are
-    reused by the next step.
+    Each is written under a temporary name and renamed when complete, so a run that is killed while
+    saving leaves the previous one intact. Saving is synchronous, since the next step reuses the
+    buffers of the state.
     """
     policy = preservation_policy.AnyPreservationPolicy(
         [
@@ -41,14 +41,14 @@ def manager(workdir: str | Path, keep: int = 2) -> ocp.CheckpointManager:
 
 
 def save(checkpoints: ocp.CheckpointManager, state: TrainState, loss: float | None) -> None:
-    """Saves a state under its step, with its validation loss where one is known."""
+    """Saves a state under its step, with its validation loss if known."""
     step = int(state.step)
     if step in checkpoints.all_steps():
         return
     metrics = None if loss is None else {"validation_loss": loss}
     verbosity = logging.get_verbosity()
     if metrics is None:
-        logging.set_verbosity(logging.ERROR)  # Orbax would warn of it
+        logging.set_verbosity(logging.ERROR)  # else Orbax warns that there are no metrics
     checkpoints.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
     logging.set_verbosity(verbosity)
 

@@ -2,7 +2,7 @@
 
 A run is described by one frozen `Config`; the command line changes single fields of a
 named one (``--config demo --optim.learning-rate 1e-4``). Fields in `MAY_DIFFER` do not
-change what was computed so far, so a run may be resumed with other values of them.
+change what was computed so far, so a run may be resumed with other values.
 """
 
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -14,23 +14,23 @@ class DataConfig:
     """Which images to train on."""
 
     source: Literal["auto", "cars196", "cifar10", "folder", "rendered"] = "auto"
-    """auto: Stanford Cars when they are on this machine, else rendered cars."""
+    """auto: Stanford Cars if present on this machine, else rendered cars."""
     path: str | None = None
-    """Folder of images (folder), or of hand-placed archives (cars196, cifar10)."""
+    """Folder of images (folder), or of archives placed there by hand (cars196, cifar10)."""
     image_size: int = 64
-    """Images are resized to this many pixels a side."""
+    """Side of the images in pixels, after resizing."""
     flip: bool = True
     """Mirror each image with probability 1/2."""
     num_images: int | None = None
-    """Use at most this many; how many the rendered source draws (4096 when not given)."""
+    """Use at most this many images; for rendered, how many to draw (4096 if not given)."""
     classes: tuple[str, ...] = ()
     """Use only these classes, e.g. automobile of cifar10."""
     holdout: int = 128
-    """Images kept out of training for the validation loss (at most a tenth of all)."""
+    """Images held out for the validation loss (at most a tenth of all)."""
     data_dir: str | None = None
     """TFDS data folder; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     cache_dir: str | None = None
-    """Where resized images are cached; by default jaxddim in the user's cache folder."""
+    """Folder for resized images; by default jaxddim in the user's cache folder."""
 
 
 @dataclass(frozen=True)
@@ -38,30 +38,30 @@ class ModelConfig:
     """The network."""
 
     name: Literal["simple_unet", "unet"] = "unet"
-    """simple_unet: the seed's; unet: that of DDPM and DDIM."""
+    """simple_unet: the seed's network; unet: the UNet of DDPM and DDIM."""
     channels: int = 128
-    """Width at full size."""
+    """Channels at full resolution."""
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
-    """Width of each level, as a multiple of channels."""
+    """Channels at each resolution, as multiples of model.channels."""
     num_blocks: int = 2
-    """Residual blocks a level (unet)."""
+    """Residual blocks per resolution (unet)."""
     attention: tuple[int, ...] = (16,)
-    """Feature sizes with attention (unet)."""
+    """Resolutions with attention, in pixels (unet)."""
     dropout: float = 0.1
     """Dropout rate (unet)."""
     groups: int = 32
-    """Groups of the normalisation (unet)."""
+    """Groups of GroupNorm (unet)."""
     patch: int = 1
-    """Enter and leave the network through squares of this many pixels a side (unet)."""
+    """Side in pixels of the patches at the network's input and output (unet)."""
     remat: bool = False
     """Recompute activations in the backward pass to save memory (unet)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the network computes in; parameters, loss and tables stay float32."""
+    """Compute type of the network; parameters, loss and tables stay float32."""
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The noise and what is learned about it."""
+    """The noise schedule and the loss."""
 
     schedule: Literal[
         "linear", "scaled_linear", "quadratic", "const", "jsd", "sigmoid", "cosine"
@@ -70,67 +70,67 @@ class DiffusionConfig:
     num_steps: int = 1000
     """T, the number of noise levels."""
     zero_terminal_snr: bool = False
-    """Rescale the schedule so that nothing is left of the image at T."""
+    """Rescale the schedule so that x_T is pure noise."""
     kind: Literal["eps", "x0", "v", "score"] = "eps"
     """What the network predicts."""
     norm: Literal["l1", "l2", "huber"] = "l2"
     """Distance between prediction and target."""
     weighting: Literal["none", "min_snr", "p2"] = "none"
-    """Weight of each noise level in the loss."""
+    """Weighting of the noise levels in the loss."""
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Adam and the averaged weights."""
+    """Adam, and the running average of the weights."""
 
     learning_rate: float = 2e-4
     """Learning rate after warm-up."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
     decay_steps: int = 0
-    """Step at which the learning rate has fallen to a hundredth, along a cosine; 0: constant."""
+    """Step at which a cosine decay to a hundredth of the learning rate ends; 0: no decay."""
     clip: float = 1.0
-    """Largest gradient norm (of the mean loss); 0 switches clipping off."""
+    """Clip the gradient of the mean loss to this norm; 0: no clipping."""
     ema: float = 0.9999
-    """Decay that the weights' running average warms up to."""
+    """Decay of the running average of the weights, after its warm-up."""
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """How long, and what is written on the way."""
+    """Length of training, and what is written during it."""
 
     steps: int | None = None
     """Train for this many steps."""
     epochs: int | None = None
     """Train for this many passes over the images, instead of a number of steps."""
     batch_size: int = 128
-    """Images a step, over all devices."""
+    """Images per step, over all devices."""
     accumulate: int = 1
-    """Parts that a batch goes through the network in, to save memory."""
+    """Parts that a batch is split into, with gradients accumulated, to save memory."""
     log_every: int = 50
     """Steps between lines in metrics.jsonl."""
     checkpoint_every: int | None = None
-    """Steps between checkpoints, each with a validation loss; an epoch when not given."""
+    """Steps between checkpoints, each with a validation loss; an epoch if not given."""
     sample_every: int | None = None
-    """Steps between sample grids; an epoch when not given."""
+    """Steps between sample grids; an epoch if not given."""
     keep: int = 2
     """Latest checkpoints to keep, besides the best."""
     num_samples: int = 16
     """Images in a sample grid."""
     sample_steps: int = 50
-    """DDIM steps for the grid and the strip."""
+    """DDIM steps for the sample grid and the strip of one sample."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """A run. Start it again with the same command and it resumes."""
+    """A training run. The same command again resumes it."""
 
     workdir: str = ""
     """Folder of the run."""
     config: str = "cars"
     """Named configuration to start from: cars, cars_unet, cifar10, demo or tiny."""
     seed: int = 0
-    """Of weights, noise and the order of images."""
+    """Seed of the weights, the noise and the order of images."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -159,7 +159,7 @@ def cars_unet() -> Config:
 
     python -m experiments.train --workdir runs/cars_unet --config cars_unet
 
-    500,000 steps were the paper's; days on one GPU.
+    500,000 steps as in the paper: days on one GPU.
     """
     return Config(
         config="cars_unet",
@@ -204,7 +204,7 @@ def demo() -> Config:
 
 
 def tiny() -> Config:
-    """A toy for tests: seconds, and no more than that to be expected of its images.
+    """A toy for tests: trains in seconds, and its images are poor.
 
     python -m experiments.train --workdir runs/tiny --config tiny
     """
@@ -242,7 +242,7 @@ MAY_DIFFER = {
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """{"seed": 0, "data.source": "auto", ...}, values as JSON would give them back."""
+    """{"seed": 0, "data.source": "auto", ...}, with values as JSON returns them."""
     flat = {}
     for f in fields(config):
         value = getattr(config, f.name)
@@ -254,7 +254,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def from_flat(flat: dict[str, Any]) -> Config:
-    """The inverse of `flatten`; fields that are missing keep their defaults."""
+    """The inverse of `flatten`; missing fields keep their defaults."""
 
     def build(kind: type, prefix: str) -> Any:
         values = {}

@@ -1,4 +1,4 @@
-"""Images from a run: image i is a function of the weights, the seed, i and the method alone."""
+"""Draws images from a run: image i depends only on the weights, the seed, i and the method."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,12 +17,12 @@ from jaxddim.sampling.loop import sample
 from jaxddim.sampling.steps import ddim_step, ddpm_step
 
 CHUNKS, WORK = (4, 8, 16), 7e9
-"""On a CPU: how many images one call of the network may make, and the operations it should have.
+"""On a CPU: the possible chunks (images per network call), and the least operations per call.
 
-On two cores such a call has more than eight tenths of the speed of large ones, and 16 images do not
-make a user who wants one wait: for `demo` (0.5e9 operations an image) calls of 4, 8, 16 and 32 make
-270, 322, 375 and 439 images a second; for `cifar10` and `cars` (8e9) those of 4 have 0.92 of the
-speed of 16 and of 8.
+On two cores such a call reaches more than eight tenths of the speed of large ones, and 16 images
+are not a long wait for a user who wants one. For `demo` (0.5e9 operations per image), calls of 4,
+8, 16 and 32 make 270, 322, 375 and 439 images per second; for `cifar10` and `cars` (8e9), calls of 4
+reach 0.92 of the speed of 16 and of 8.
 """
 
 
@@ -35,26 +35,26 @@ class DrawConfig:
     steps: int = 50
     """Sampling steps, S."""
     method: Literal["ddim", "ddpm"] = "ddim"
-    """The update step."""
+    """Sampling method."""
     eta: float = 0.0
-    """Randomness of DDIM: 0 deterministic, 1 as DDPM."""
+    """Noise of DDIM: 0 is deterministic, 1 is DDPM."""
     variance: Literal["small", "large"] = "small"
-    """Variance of DDPM: the posterior's, or the larger one that the DDIM paper calls sigma-hat."""
+    """Variance of DDPM: small is the posterior's; large is the DDIM paper's sigma-hat."""
     spacing: Literal["linear", "quadratic", "leading", "trailing", "linspace"] = "linear"
-    """How the sampling times are spread over the training times."""
+    """Spacing of the sampling times."""
     seed: int = 0
-    """Of the noise."""
+    """Seed of the noise."""
     checkpoint: str = "latest"
-    """latest, best or a step."""
+    """Checkpoint: latest, best or a step."""
     weights: Literal["ema", "raw"] = "ema"
-    """Averaged or last weights."""
+    """ema: averaged weights; raw: last weights."""
 
 
 def sampler(config: DrawConfig, run: Trained, chunk: int) -> Callable[[int], jax.Array]:
     """``draw(first) -> images first .. first + chunk - 1``, float32 in [-1, 1], compiled once.
 
     Raises:
-      RunError: for an impossible grid.
+      RunError: for an impossible time grid.
     """
     grid = time_grid(config, run)
     if config.method == "ddim":
@@ -81,10 +81,10 @@ def time_grid(config: DrawConfig, run: Trained) -> jax.Array:
 
 
 def chunk_size(run: Trained) -> int:
-    """Images in one call of the network, here.
+    """Images per call of the network on this backend.
 
-    Sums in float32 depend on the shapes they are computed in. So it depends on the network alone:
-    the compiled function always makes images c n .. (c + 1) n - 1, and a batch is cut from these.
+    Float32 sums depend on array shapes, so this number n depends on the network alone: the compiled
+    function always makes images c n .. (c + 1) n - 1, and a batch is cut from these.
     """
     if jax.default_backend() != "cpu":
         return 64
@@ -105,12 +105,12 @@ def drawn(
     """The first num images as uint8, in chunks; the last chunk may hold more.
 
     Args:
-      config: how they are drawn.
+      config: how to draw them.
       run: the network.
-      num: how many images are wanted.
-      chunk: images at a time; `chunk_size` when not given. Another one changes images by rounding
-        only, but it does.
-      track: shows progress: passes the first index of each chunk on.
+      num: number of images.
+      chunk: images at a time; `chunk_size` if not given. Another value changes the images, but by
+        rounding only.
+      track: shows progress while it yields the first index of each chunk.
     """
     chunk = chunk or chunk_size(run)
     draw, starts = sampler(config, run, chunk), range(0, num, chunk)

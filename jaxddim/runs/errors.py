@@ -1,4 +1,4 @@
-"""What is wrong with a run, said to the person who asked for it."""
+"""Errors that tell the user what is wrong with a run."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,13 +7,14 @@ from collections.abc import Iterator
 class RunError(ValueError):
     """A run that cannot be opened or built as asked.
 
-    The message says what was wrong, what was expected and what to do. Commands show one line.
+    The message says what was wrong, what was expected and what to do. Commands print it as one
+    line.
     """
 
 
 @contextlib.contextmanager
 def run_errors() -> Iterator[None]:
-    """Turns a ValueError about what a configuration asks for into a RunError."""
+    """Turns a ValueError about a configuration into a RunError."""
     try:
         yield
     except RunError:

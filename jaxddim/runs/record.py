@@ -1,4 +1,4 @@
-"""config.json in a run's folder: the configuration, and what the run was made from and with."""
+"""config.json in a run's folder: the configuration, data, package versions and backend."""
 
 import importlib.metadata
 import json
@@ -16,10 +16,10 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 def read(workdir: str, command: str = "train") -> dict[str, Any] | None:
-    """config.json of a run of the command, or None where no run was started.
+    """config.json of a run of this command, or None if the folder holds no run.
 
     Raises:
-      RunError: when it cannot be read, or is that of another command.
+      RunError: when it cannot be read, or belongs to another command.
     """
     path = Path(workdir) / "config.json"
     if not path.exists():
@@ -27,7 +27,7 @@ def read(workdir: str, command: str = "train") -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text())
         if not isinstance(record["config"], dict) or not record["config"]:
-            raise ValueError("its configuration is none")
+            raise ValueError("'config' is empty")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path} is not the record of a run ({error}): name another --workdir"
@@ -58,10 +58,10 @@ def load(workdir: str) -> Config:
 
 
 def write(workdir: str, record: dict[str, Any]) -> None:
-    """Makes a run's folder and in it config.json: the record, versions and backend.
+    """Creates a run's folder with config.json: the record, versions and backend.
 
     Raises:
-      RunError: when the folder cannot be made or written to.
+      RunError: when the folder cannot be created or written to.
     """
     record = record | {"versions": versions(), "backend": jax.default_backend()}
     path = Path(workdir) / "config.json"
@@ -77,7 +77,7 @@ def write(workdir: str, record: dict[str, Any]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What a result depends on, for its record."""
+    """Versions of jaxddim, Python and the packages that results depend on."""
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"jaxddim": __version__, "python": platform.python_version()} | packages
 
@@ -98,7 +98,7 @@ def check_same_config(workdir: str, new: dict[str, Any], old: dict[str, Any]) ->
 
 
 def check_images(workdir: str, fingerprint: str, record: dict[str, Any]) -> None:
-    """Raises a RunError when images of this fingerprint are not those of the run."""
+    """Raises a RunError when the fingerprint is not that of the run's images."""
     if fingerprint != record["data"]["fingerprint"]:
         raise RunError(
             f"{workdir} was trained on other images ({record['data']['num_images']} of "

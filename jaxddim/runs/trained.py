@@ -12,14 +12,14 @@ from jaxddim.types import DenoiseFn
 
 
 class Trained(NamedTuple):
-    """A run's network with its weights, ready to be asked.
+    """A run's network with its weights, ready to use.
 
     Attributes:
-      config: of the run.
+      config: configuration of the run.
       model: the Flax network.
-      schedule: the noise it was trained on.
-      variables: what the network's ``apply`` takes.
-      step: of the checkpoint.
+      schedule: the noise schedule it was trained with.
+      variables: parameters and statistics for the network's ``apply``.
+      step: step of the checkpoint.
     """
 
     config: Config
@@ -39,7 +39,7 @@ class Trained(NamedTuple):
 
 
 def restore(workdir: str, checkpoint: str = "latest", weights: str = "ema") -> Trained:
-    """A run's network.
+    """Restores a run's network from a checkpoint.
 
     Args:
       workdir: folder of the run.
