@@ -21,8 +21,8 @@ CHUNKS, WORK = (4, 8, 16), 7e9
 
 On two cores such a call reaches more than eight tenths of the speed of large ones, and 16 images
 are not a long wait for a user who wants one. For `demo` (0.5e9 operations per image), calls of 4,
-8, 16 and 32 make 270, 322, 375 and 439 images per second; for `cifar10` and `cars` (8e9), calls of 4
-reach 0.92 of the speed of 16 and of 8.
+8, 16 and 32 make 270, 322, 375 and 439 images per second; for `cifar10` and `cars` (8e9), calls of
+4 reach 0.92 of the speed of 16 and of 8.
 """
 
 
