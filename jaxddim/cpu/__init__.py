@@ -1,1 +1,1 @@
-"""What exists because of processors: forms of convolutions, and settings of the process."""
+"""Performance on CPU: forms of convolutions, sums over pixels, and settings of the process."""

@@ -1,13 +1,13 @@
-"""Convolutions that are computed on CPU in an exact form that suits their static shape.
+"""Convolutions that on CPU use an exact form (algorithm) chosen by their static shape.
 
-A convolution, y = F(x, k), and the two halves of its gradient belong together: with any y',
+A convolution, y = F(x, k), and the two halves of its gradient belong together. For any y',
 
     <y', F(x, k)> = <G(y', k), x> = <H(x, y'), k>,
 
 so F, G (gradient of the input) and H (gradient of the kernel) are closed under differentiation:
-the gradient of each with regard to an operand is another of the three. On CPU each of them has the
-form that `forms.py` chooses for the layer; elsewhere they are `lax.conv_general_dilated` and
-its own derivatives, unchanged.
+the gradient of each with respect to an operand is another of the three. On CPU each uses the form
+that `forms.py` chooses for the layer; elsewhere they are `lax.conv_general_dilated` and its own
+derivatives, unchanged.
 """
 
 from functools import partial
@@ -73,14 +73,14 @@ def conv(
     padding: forms.Padding = "SAME",
     transposed: bool = False,
 ) -> jax.Array:
-    """`lax.conv_general_dilated`, or `lax.conv_transpose`; on CPU in the form chosen for it.
+    """`lax.conv_general_dilated` or `lax.conv_transpose`; on CPU in the form chosen for the layer.
 
     Args:
       x: `[b, h, w, c]`.
       kernel: `[kh, kw, c, d]`, of the same type.
-      strides: rows and columns that the kernel moves at a time.
-      padding: "SAME", "VALID" or pairs.
-      transposed: as `lax.conv_transpose` does it.
+      strides: of the kernel over rows and columns.
+      padding: "SAME", "VALID" or ((top, bottom), (left, right)).
+      transposed: whether to compute `lax.conv_transpose`.
     Returns:
       `[b, h', w', d]`.
     Example:
@@ -95,6 +95,6 @@ def conv(
 
 
 def _is_manual(a: jax.Array) -> bool:
-    """Whether a differs between the devices of a surrounding jax.shard_map, which is checked."""
+    """Whether a varies over the devices of a surrounding jax.shard_map that checks this."""
     aval = jax.typeof(a)
     return bool(getattr(aval, "vma", ()) or getattr(getattr(aval, "mat", None), "varying", ()))

@@ -1,27 +1,27 @@
-"""The forms in which a convolution can be computed on CPU, and which layer gets which.
+"""The forms (algorithms) of a convolution on CPU, and which layer uses which.
 
-direct          XLA's: nearly the speed of large matrix products, but for what follows.
+direct          XLA's: nearly as fast as large matrix products, except in the cases below.
 pointwise       a 1x1 kernel: one matrix product.
 winograd        see `winograd.py`.
 columns         for wide layers on few pixels, whose kernel takes longer to transpose (as XLA does
-                before G) than to multiply with: products with the kernel as it is, one a tap,
+                before G) than to multiply with: products with the kernel as it is, one per tap,
                 `[k k c, d] [d, n]` for G, whose results are shifted into place and added, and
-                `[k k c, n] [n, d]` for H where they are four times as wide.
-space_to_depth  stride s, where XLA's G multiplies mostly zeros: squares of s x s pixels become
-                channels, and a kernel of k / s taps with stride 1 is left.
-phases          the transposed 4x4 convolution with stride 2: an output pixel sees 2x2 inputs,
-                through one of four 2x2 sub-kernels (its row and column odd or even). With x padded
-                by one, position j of a 2x2 window gives the output rows 2 j - 1 and 2 j,
+                `[k k c, n] [n, d]` for H if the layer is four times as wide.
+space_to_depth  stride s, for which XLA's G multiplies mostly zeros: each s x s square of pixels
+                becomes channels, which leaves a kernel of k / s taps with stride 1.
+phases          the transposed 4x4 convolution with stride 2: an output pixel depends on 2x2 inputs,
+                through one of four 2x2 sub-kernels (row and column odd or even). With x padded by
+                one, position j of a 2x2 window gives the output rows 2 j - 1 and 2 j,
 
                     y[2 j - 1 + a] = sum_{s = 0, 1} x[j - 1 + s] k[2 s + 1 - a],   a = 0, 1,
 
-                and columns alike: one product `[n, 4 c] [4 c, 4 d]` computes all phases.
-taps            the same for wide layers on few pixels: one product a tap, `[n, c] [c, d]`, with the
-                kernel as it is; rows 2 i and 2 i + 1 are then each the sum of two of them.
+                and likewise for columns: one product `[n, 4 c] [4 c, 4 d]` computes all phases.
+taps            the same for wide layers on few pixels: one product per tap, `[n, c] [c, d]`, with
+                the kernel as it is; rows 2 i and 2 i + 1 are then each the sum of two of them.
 
-All are exact: they add the same products, in another order, or products of sums (winograd). Their
+All are exact: they add the same products in another order, or products of sums (winograd). Their
 float32 error relative to float64 is at most 1.4 times that of the direct form, and Winograd's 2.5
-to 5 times; `docs/convolutions.md` has it with the speed of each layer.
+to 5 times; `docs/convolutions.md` lists the error and the speed of each layer.
 
 F, G and H are a convolution and its gradients, see `conv.py`.
 """
@@ -43,7 +43,7 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 class Layer(NamedTuple):
-    """What is static about a convolution: shapes, and how the kernel moves.
+    """The static description of a convolution: shapes, strides and padding.
 
     Attributes:
       x: shape of the input, [b, h, w, c].
@@ -51,7 +51,7 @@ class Layer(NamedTuple):
       strides: of the kernel over the image, (rows, columns).
       padding: "SAME", "VALID" or ((top, bottom), (left, right)).
       transposed: whether it is `lax.conv_transpose`, which strides over the output.
-      precise: whether numbers are float32 or wider.
+      precise: whether the dtype is float32 or wider.
     """
 
     x: tuple[int, ...]
@@ -69,7 +69,7 @@ class Layer(NamedTuple):
 
     @property
     def pads(self) -> list[tuple[int, int]]:
-        """Padding of rows and of columns (of a convolution that is not transposed)."""
+        """Padding of rows and of columns (if the convolution is not transposed)."""
         if not isinstance(self.padding, str):
             return list(self.padding)
         return lax.padtype_to_pads(self.x[1:3], self.kernel[:2], self.strides, self.padding)
@@ -201,7 +201,7 @@ def _is_wide_doubling(layer: Layer) -> bool:
 
 
 def _has_tiles(layer: Layer, least: int) -> bool:
-    """Whether Winograd's form applies, and has so many tiles to multiply with the kernel."""
+    """Whether Winograd's form applies and has at least `least` tiles."""
     (b, h, w, _), (c, d) = layer.x, layer.kernel[2:]
     fits = layer.strides == (1, 1) and h % 4 == w % 4 == 0 and layer.precise
     padded_by_one = not layer.transposed and layer.pads == [(1, 1), (1, 1)]
@@ -220,7 +220,7 @@ def _is_wide_with_tiles(layer: Layer) -> bool:
 
 
 class Form(NamedTuple):
-    """How layers of some kind are computed on CPU; None is what their derivative would be."""
+    """How a kind of layer is computed on CPU; a gradient of None is derived from `forward`."""
 
     applies: Callable[[Layer], bool]
     forward: Callable[[Layer, jax.Array, jax.Array], jax.Array]
@@ -241,7 +241,7 @@ FORMS: tuple[Form, ...] = (
     Form(_divides, direct, _space_to_depth_input),
     PLAIN,
 )
-"""The first that applies is taken. `python -m benchmarks.convs` measures whether it should."""
+"""The first that applies is used. `python -m benchmarks.convs` compares it with the direct form."""
 
 
 def choose(layer: Layer) -> Form:
@@ -252,7 +252,7 @@ def choose(layer: Layer) -> Form:
 def gradient(
     forward: Callable[..., jax.Array], operand: int, layer: Layer, a: jax.Array, b: jax.Array
 ) -> jax.Array:
-    """The gradient of a form with regard to the input (of y', k) or the kernel (of x, y')."""
+    """The gradient of a form with respect to the input (from y', k) or the kernel (from x, y')."""
     shape = (layer.x, layer.kernel)[operand]
     linear = (lambda x: forward(layer, x, b)) if operand == 0 else (lambda k: forward(layer, a, k))
     y = a if operand == 0 else b

@@ -1,10 +1,10 @@
-"""The gradient of a kernel after that of the input, so that an optimizer can work in place.
+"""Computes a kernel's gradient after its input's, so that an optimizer can update in place.
 
-A step of training may overwrite a parameter where it lies only when nothing will read it any more.
-The last reader of a layer's kernel is the gradient of its input, G(y', k). Nothing but a schedule
-puts it before the kernel's own gradient and the update that follows, so on CPU XLA copies every
-parameter first. `pair` passes (x, k) on unchanged; on the way back it lets the gradient of k wait
-for that of x, in a way that XLA does not look through.
+A training step can overwrite a parameter in place only after its last read. The last read of a
+layer's kernel is the gradient of its input, G(y', k). No data dependency puts it before the
+kernel's own gradient and the update that follows, so on CPU XLA copies every parameter first.
+`pair` returns (x, k) unchanged; in the backward pass it makes the gradient of k depend on that of
+x, in a way that XLA does not simplify.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ def _after_one_cpu(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _after_cpu(ctx: Any, a: Any, b: Any) -> Any:
-    """An array that is spread over devices is not asked for a number: all would wait for it."""
+    """No dependency for arrays sharded over devices: all devices would wait for one number."""
     alone = getattr(ctx.module_context.axis_context, "num_devices", 1) == 1
     return mlir.lower_fun(_after_one_cpu if alone else _after, multiple_results=False)(ctx, a, b)
 
@@ -64,6 +64,6 @@ ad.primitive_transposes[_pair_p] = _pair_transpose
 
 
 def pair(x: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(x, k), with the gradient of k after that of x."""
+    """(x, k), with the gradient of k computed after that of x."""
     x, k = _pair_p.bind(x, k)
     return x, k

@@ -1,12 +1,11 @@
-"""Linear maps that are lowered in one way for CPU and in another for everything else.
+"""Linear maps with one lowering for CPU and another for all other platforms.
 
-Each map f has a plain form, which says what it computes, how its batched version is computed and
-what is lowered for GPU and TPU; and a form for CPU. Maps come in families that are closed under
-differentiation: the gradient of a map with regard to an operand is a map of its family. So a
-network is differentiated, in both modes and to any order, without either form being looked into,
-and what GPU and TPU get is exactly what the plain forms and their derivatives would have given.
-(`jax.lax.platform_dependent` chooses as well, but as a conditional around both forms, whose
-gradient carries what either of them would have to remember.)
+Each map has a plain form, which defines its result, its batching rule and its lowering for GPU and
+TPU, and a form for CPU. Maps come in families that are closed under differentiation: the gradient
+of a map with respect to an operand is a map of the same family. So a network is differentiated, in
+both modes and to any order, without differentiating either form, and GPU and TPU get exactly what
+the plain forms and their derivatives would give. (`jax.lax.platform_dependent` also chooses by
+platform, but as a conditional around both forms, whose gradient stores the residuals of both.)
 """
 
 import functools
@@ -21,12 +20,12 @@ from jax.interpreters import batching, mlir
 def by_platform(name: str, plain: Callable[..., Any], cpu: Callable[..., Any]) -> Primitive:
     """A primitive with one result, computed as `cpu` on CPU and as `plain` elsewhere.
 
-    The caller adds what differentiates it (`ad.deflinear2`, `ad.defbilinear`).
+    The caller adds the differentiation rules (`ad.deflinear2`, `ad.defbilinear`).
 
     Args:
       name: of the operation in a jaxpr.
-      plain: a function of arrays, and of hashable keyword arguments.
-      cpu: another one with the same values.
+      plain: a function of arrays and hashable keyword arguments.
+      cpu: another function with the same results.
     """
     primitive = Primitive(name)
 

@@ -1,4 +1,4 @@
-"""What suits the machine: options for jax.jit, and memory that is kept between calls."""
+"""Settings for the machine: options for jax.jit, and memory that is kept between calls."""
 
 import ctypes
 import functools
@@ -10,20 +10,20 @@ from jax._src import xla_bridge  # has no public name
 
 
 def compiled(fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """``jax.jit(fn, **options)`` with `compiler_options`: for the outermost jit only."""
+    """``jax.jit(fn, **options)`` with `compiler_options`; for the outermost jit only."""
     return jax.jit(fn, compiler_options=compiler_options(), **options)
 
 
 @functools.cache
 def compiler_options() -> dict[str, Any]:
-    """What ``jax.jit(..., compiler_options=)`` should get on this machine; {} where nothing helps.
+    """Options for ``jax.jit(..., compiler_options=)`` on this machine; {} if none help.
 
     On CPU, jaxlib may hand convolutions to a library whose weight gradients are several times
-    slower than XLA's own. The option that prevents it is experimental, so it is given only
-    where this jaxlib is seen to accept it.
+    slower than XLA's own. The option that prevents it is experimental, so it is used only
+    if this jaxlib accepts it.
 
     Returns:
-      A dict for jax.jit. It must not be used on a function that is itself called under jit.
+      A dict for jax.jit. Do not use it on a function that is itself called under jit.
     Example:
       >>> double = jax.jit(lambda x: 2 * x, compiler_options=compiler_options())
       >>> float(double(1.0))
@@ -45,18 +45,18 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 def keep_memory() -> None:
     """Lets this process keep the memory that computations on CPU free, instead of returning it.
 
-    A compiled function asks for all its temporary memory at once and frees it at its end. glibc
-    gets so large a piece from the kernel every time, a page at a time as it is touched, which
-    takes up to a sixth of a training step's time. Afterwards it takes next to none. The process
-    holds what it held at its peak, and a call returns when its result is there: only in the
-    calling thread can glibc keep such pieces.
+    A compiled function allocates all its temporary memory at once and frees it at the end. glibc
+    gets such large blocks from the operating system every time, page by page as they are touched,
+    which takes up to a sixth of a training step's time. With this setting it takes next to none.
+    In return the process keeps its peak memory, and calls become synchronous: glibc can keep such
+    blocks in the calling thread only.
 
-    Call it once, before JAX is asked for anything, even how many devices there are (and after
-    ``jax.distributed.initialize``). It changes nothing on GPU and TPU, nor where the C library is
-    another one than glibc.
+    Call it once, before any other use of JAX, even asking for the devices (but after
+    ``jax.distributed.initialize``). It changes nothing on GPU and TPU, or with a C library other
+    than glibc.
 
     Raises:
-      RuntimeError: when a backend of JAX has started, so that it is too late.
+      RuntimeError: when a JAX backend has already started.
     Example:
       >>> import subprocess, sys  # in a new process, as JAX has started in this one
       >>> command = "import jaxddim; jaxddim.keep_memory()"
@@ -70,8 +70,8 @@ def keep_memory() -> None:
     if jax.config.read("jax_cpu_enable_async_dispatch"):
         if xla_bridge.backends_are_initialized():
             raise RuntimeError(
-                "keep_memory() came too late: JAX has started its backend, which reads the setting "
-                "only then; call it before anything that makes an array or asks for devices"
+                "keep_memory() was called too late: JAX reads the setting only when it starts its "
+                "backend; call it before anything that makes an array or asks for devices"
             )
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.default_backend() == "cpu":

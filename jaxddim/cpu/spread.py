@@ -1,12 +1,11 @@
-"""Adding a vector to every pixel, and the sum over pixels that is its gradient.
+"""Adding a vector to every pixel, and its gradient, the sum over pixels.
 
     spread(v, h, w)[b, y, x, c] = v[b, c]
     total(x)[b, c]              = sum_{y, x} x[b, y, x, c]
 
-Each is the other's transpose. On CPU XLA computes such a sum one channel after another, walking
-through memory in steps of a whole pixel, and computes anew what it sums, for every sum. With the
-rows of pixels summed by a product with ones it is up to ten times faster, several times more
-precise, and what it sums is computed once.
+Each is the other's transpose. On CPU, XLA computes such a sum channel by channel, with strided
+memory access, and recomputes the summands for every sum. Summing the rows of pixels by a product
+with ones is up to ten times faster and several times more precise, and computes the summands once.
 """
 
 import jax

@@ -1,8 +1,8 @@
 """3x3 convolutions with a quarter of the multiplications: Winograd's F(4x4, 3x3).
 
-Four outputs of a 1-D convolution with three taps are the product of two polynomials, and that is
-fixed by its values at six points. With the matrices B^T, G and A^T that evaluate the data, evaluate
-the kernel, and interpolate,
+Four outputs of a 1-D convolution with three taps are the product of two polynomials, which is
+determined by its values at six points. With the matrices B^T, G and A^T that evaluate the data,
+evaluate the kernel, and interpolate,
 
     y = A^T [(G k) * (B^T x)],      * elementwise: 6 products instead of 12,
 
@@ -10,13 +10,13 @@ and in two dimensions, on tiles of 4x4 outputs that see 6x6 inputs and overlap b
 
     Y = A^T [ sum_c (G k_c G^T) * (B^T x_c B) ] A,      36 products instead of 144.
 
-The sums over channels at each of the 36 places are matrix products, `[tiles, c] [c, d]`. The rest
-is additions, paid with memory: the transformed tiles have 36 / 16 of the data's size, a transformed
-kernel four times its own. So one of them goes through in pieces that stay in a processor's cache,
+The sums over channels at each of the 36 positions are matrix products, `[tiles, c] [c, d]`. The
+rest is additions, at the cost of memory: the transformed tiles take 36 / 16 times the data's size,
+a transformed kernel four times its own. So one of them is processed in pieces that fit in cache,
 which doubles the speed: the batch in chunks of images, or a large kernel in blocks of channels.
 
-The six points are 0, +-5/8, +-3/2 and infinity. They cause less than half the error of the usual
-0, +-1, +-2: in float32 2.5 to 5 times that of the direct sum, relative to float64.
+The six points are 0, +-5/8, +-3/2 and infinity. Their error is less than half that of the usual
+0, +-1, +-2: in float32, 2.5 to 5 times that of the direct sum, relative to float64.
 
 Source: arXiv 1509.09308; on points and error arXiv 1803.10986.
 """
@@ -30,13 +30,13 @@ import numpy as np
 from jax import lax
 
 CACHE = 10e6
-"""Bytes that the transformed images of a chunk, or a block of the transformed kernel, may take."""
+"""Maximum bytes of the transformed images of a chunk, or of a block of the transformed kernel."""
 
 _POINTS = (0.0, 5 / 8, -5 / 8, 3 / 2, -3 / 2)
 
 
 def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A^T [4, 6], G [6, 3] and B^T [6, 6] of the points and infinity (Toom and Cook)."""
+    """A^T [4, 6], G [6, 3] and B^T [6, 6] for the points and infinity (Toom-Cook)."""
     others = [[q for q in _POINTS if q != p] for p in _POINTS]
     scale = [np.prod([p - q for q in rest]) for p, rest in zip(_POINTS, others, strict=True)]
     powers = np.vander(_POINTS, 4, increasing=True)
@@ -120,15 +120,15 @@ def is_large(k: tuple[int, ...]) -> bool:
 def _blocks(
     f: Callable[[jax.Array], jax.Array], a: jax.Array, axis: int, other: int, y: jax.Array, to: int
 ) -> jax.Array:
-    """y with f(block) in the place of each block of a's channels.
+    """Writes f(block) into y for each block of a's channels.
 
     Args:
-      f: of some of a's channels; its result has these where y has all.
-      a: is cut along `axis`.
+      f: a function of a block of a's channels; its result has these channels only.
+      a: is split along `axis`.
       axis: of a's channels.
-      other: how many channels the kernel has on its other side, so how large a block may be.
+      other: number of channels on the kernel's other side, which limits the size of a block.
       y: is overwritten.
-      to: the axis of y that has a's channels.
+      to: the axis of y for a's channels.
     """
     n = _divisor(a.shape[axis], CACHE / (36 * a.dtype.itemsize * other))
 
@@ -140,7 +140,7 @@ def _blocks(
 
 
 def _dot(a: jax.Array, b: jax.Array, i: int, j: int) -> jax.Array:
-    """At each of the 36 places, the product over a's axis i and b's axis j."""
+    """At each of the 36 positions, the product over a's axis i and b's axis j."""
     return lax.dot_general(a, b, (((i,), (j,)), ((0,), (0,))))
 
 
@@ -159,8 +159,8 @@ def forward(x: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def input_gradient(y: jax.Array, k: jax.Array) -> jax.Array:
-    """Its gradient with regard to x, at y of the output's shape: the mirrored kernel's forward."""
-    if is_large(k.shape):  # with the kernel's channels left where they are
+    """Gradient of `forward` in x, for y of the output's shape: `forward` of the mirrored kernel."""
+    if is_large(k.shape):  # without transposing the kernel's channels
         (b, h, w, d), c = y.shape, k.shape[2]
         data, x = _data(y), jnp.zeros((b, h, w, c), y.dtype)
 
@@ -172,7 +172,7 @@ def input_gradient(y: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Its gradient with regard to k: `[b, h, w, c]`, `[b, h, w, d]` -> `[3, 3, c, d]`."""
+    """Gradient of `forward` in k: `[b, h, w, c]`, `[b, h, w, d]` -> `[3, 3, c, d]`."""
     c, d = x.shape[3], y.shape[3]
     k = 3, 3, c, d
     if is_large(k):

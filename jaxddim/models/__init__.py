@@ -5,10 +5,9 @@
     output, updates = model.apply(variables, x, index, train=True,
                                   mutable=["batch_stats"], rngs={"dropout": key})      # training
 
-Images are NHWC, float32; the output has the shape of `x` and is float32. The calls are the same
-for all of them, with or without batch statistics and dropout. Nothing here knows what the output
-means (noise, clean data, ...): `jaxddim.as_denoiser` says that, and the package's core needs no
-Flax.
+Images are NHWC, float32; the output has the shape of `x` and is float32. All networks are called in
+the same way, with or without batch statistics and dropout. They do not know what the output means
+(noise, clean data, ...); `jaxddim.as_denoiser` decides that. The package's core does not need Flax.
 """
 
 from jaxddim.models.mlp import MLP

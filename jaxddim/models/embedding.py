@@ -1,11 +1,11 @@
-"""How a network learns which noise level it looks at.
+"""Sinusoidal embeddings of the noise level, and checks of a network's inputs.
 
     emb(i) = [sin(i w_0), ..., sin(i w_{n-1}), cos(i w_0), ..., cos(i w_{n-1})],
     w_k = 10000^(-k / (n - 1)),   n = features / 2
 
 These are the positional encodings of arXiv 1706.03762 as DDPM (arXiv 2006.11239) writes them: all
-sines before all cosines, and n - 1 in the denominator, so that the slowest wave is exactly 1/10000.
-Published weights depend on both.
+sines before all cosines, and n - 1 in the denominator, so that the lowest frequency is exactly
+1/10000. Published weights depend on both.
 """
 
 import jax
@@ -43,7 +43,7 @@ def sinusoidal(index: Int[Array, " b"], features: int) -> Float[Array, "b featur
 def check_inputs(
     name: str, x: jax.Array, index: jax.Array, rank: int, out_channels: int | None
 ) -> None:
-    """Raises ValueError unless `x` is a float array of this rank and `index` one integer each."""
+    """Raises ValueError unless `x` is a float array of this rank, with an integer `index` each."""
     layout = {2: "[b, d]", 4: "[b, h, w, c] (channels last)"}[rank]
     if x.ndim != rank or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{name} takes a float x of shape {layout}, got {x.dtype}{list(x.shape)}")
@@ -54,8 +54,8 @@ def check_inputs(
         )
     if out_channels is not None and out_channels < 1:
         raise ValueError(
-            f"{name} cannot have {out_channels} output channels: out_channels is a positive number "
-            "or None, which means as many as the input has"
+            f"{name} cannot have {out_channels} output channels: out_channels must be positive, or "
+            "None for as many as the input has"
         )
 
 

@@ -1,4 +1,4 @@
-"""Flax layers over images, with Flax's parameters: on CPU in the forms of `jaxddim.cpu`."""
+"""Flax's layers for images, with the same parameters; on CPU they use `jaxddim.cpu`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _layer(module: Any, x: jax.Array, transposed: bool) -> jax.Array:
-    """Parameters of a module, and its convolution of x with them."""
+    """Creates a module's parameters and convolves x with them."""
     shape = (*_pair(module.kernel_size), x.shape[-1], module.features)
     kernel = module.param("kernel", module.kernel_init, shape)
     bias = module.param("bias", nn.initializers.zeros, (module.features,))
@@ -32,7 +32,7 @@ def _layer(module: Any, x: jax.Array, transposed: bool) -> jax.Array:
 
 
 class Conv(nn.Module):
-    """`flax.linen.Conv` of images, with its parameters `kernel [kh, kw, c, features]` and `bias`.
+    """`flax.linen.Conv` for images, with parameters `kernel [kh, kw, c, features]` and `bias`.
 
     Example:
       >>> module = Conv(features=5, kernel_size=(3, 3), strides=2, padding=1)
@@ -54,9 +54,9 @@ class Conv(nn.Module):
 
 
 class ConvTranspose(nn.Module):
-    """`flax.linen.ConvTranspose` of images; at its defaults it doubles height and width.
+    """`flax.linen.ConvTranspose` for images; the defaults double height and width.
 
-    PyTorch's `ConvTranspose2d(c, features, 4, 2, 1)` is the same map with the kernel mirrored in
+    PyTorch's `ConvTranspose2d(c, features, 4, 2, 1)` is the same map with the kernel flipped in
     both directions. Parameters `kernel [kh, kw, c, features]` and `bias [features]`, as in Flax.
 
     Example:
@@ -79,7 +79,7 @@ class ConvTranspose(nn.Module):
 
 
 class Dense(nn.Module):
-    """`flax.linen.Dense` over the channels of every pixel.
+    """`flax.linen.Dense` on the channels of every pixel.
 
     Parameters `kernel [c, features]` and `bias [features]`, as in Flax.
 

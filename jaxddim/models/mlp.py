@@ -1,9 +1,9 @@
-"""A small network for points instead of images: what learns the swiss roll.
+"""A small network for points instead of images, such as those of the swiss roll.
 
     e   = Dense(swish(Dense(sinusoidal(index))))
     h_l = swish(Dense(h_{l-1}) + Dense(e)),   h_0 = x;   output = Dense(h_L)
 
-It has no notion of neighbouring coordinates, so it serves any low-dimensional `[b, d]` data.
+It assumes nothing about neighbouring coordinates, so it suits any low-dimensional `[b, d]` data.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ class MLP(nn.Module):
     Args:
       features: width of each hidden layer.
       time_dim: width of the time embedding.
-      out_channels: length of the result; None means that of a point.
-      dtype: what is computed in; parameters and the result are float32.
+      out_channels: coordinates of the output; None means as many as the input has.
+      dtype: of the computation; parameters and the output are float32.
     Raises:
-      ValueError: at the first call, when an argument has another shape or type than expected.
+      ValueError: at the first call, when an argument has the wrong shape or type.
     Example:
       >>> import jax
       >>> model = MLP(features=(16,))

@@ -4,9 +4,9 @@
       = x * a + c,   a = scale / sqrt(v + eps),   c = bias - m a
 
 m and v = E[x^2] - E[x]^2 come from one pass; a and c have one entry per channel (and, for groups,
-per example). On CPU this runs at two to three times the speed of normalising, scaling and shifting
-one after another. Statistics are float32 whatever the network computes in, and v is clipped at 0,
-where rounding could put it below.
+per example). On CPU this is two to three times as fast as normalising, scaling and shifting in
+sequence. Statistics are float32 whatever the network's dtype. v is clipped at 0 because rounding
+could make it negative.
 
 Group: arXiv 1803.08494. Batch: arXiv 1502.03167.
 """
@@ -34,9 +34,9 @@ def _multiply_add(x: jax.Array, a: jax.Array, c: jax.Array) -> jax.Array:
 
 
 class GroupNorm(nn.Module):
-    """Normalises each example over space and over each of `groups` runs of channels.
+    """Normalises each example over space and within each of `groups` groups of channels.
 
-    Parameters `scale` and `bias`, `[c]` each, as `flax.linen.GroupNorm` names them.
+    Parameters `scale` and `bias`, `[c]` each, named as in `flax.linen.GroupNorm`.
 
     Raises:
       ValueError: when `groups` does not divide the number of channels.
@@ -71,17 +71,17 @@ class GroupNorm(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Normalises each channel over the batch and space: of this batch, or of the running average.
+    """Normalises each channel with the statistics of the batch, or with their running averages.
 
-    With `train=True` the batch's own statistics are used and the running ones in `batch_stats`
-    move towards them; with `train=False` the running ones are used. As in PyTorch the running
-    variance is the unbiased one, n / (n - 1) v, while the batch itself is divided by the biased v.
+    With `train=True` the batch's own statistics (over batch and space) are used and the running
+    ones in `batch_stats` are updated; with `train=False` the running ones are used. As in PyTorch,
+    the running variance is unbiased, n / (n - 1) v, but the batch is normalised with the biased v.
 
     Args:
-      momentum: what is kept of the running average in a step; 0.9 is PyTorch's `momentum=0.1`.
+      momentum: weight of the old running average in each step; 0.9 is PyTorch's `momentum=0.1`.
       epsilon: added to the variance.
-      axis_name: the mapped axis (of `jax.pmap`) whose devices share the batch.
-      dtype: of the result.
+      axis_name: the mapped axis (of `jax.pmap`) over which the batch is split.
+      dtype: of the output.
     Example:
       >>> x = jax.random.normal(jax.random.key(0), [8, 4, 4, 3])
       >>> norm = BatchNorm()

@@ -6,11 +6,11 @@
 
 `transform` is a 4x4 convolution with stride 2 on the way down and its transpose on the way up, so
 the skips are the *outputs* of the blocks down, and the deepest one is concatenated with itself.
-Its ancestor is the U-Net of arXiv 1505.04597; the loss and the schedule know nothing of it.
+It derives from the U-Net of arXiv 1505.04597. The loss and the schedule do not depend on it.
 
-Initialisation: the kernels are drawn as PyTorch draws them, uniform in +-1/sqrt(fan_in) (a third
-of the variance of Flax's default), because the learning rate of the experiment was found with
-them; biases start at 0. BatchNorm has PyTorch's momentum, epsilon and unbiased running variance.
+Initialisation: kernels as in PyTorch, uniform in +-1/sqrt(fan_in) (a third of the variance of
+Flax's default), because the experiment's learning rate was tuned with it; biases start at 0.
+BatchNorm has PyTorch's momentum, epsilon and unbiased running variance.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ KERNEL_INIT = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with the time embedding added between, then half or double the size."""
+    """Two 3x3 convolutions with the time embedding added in between, then down- or upsampling."""
 
     features: int
     up: bool = False
@@ -54,21 +54,21 @@ class Block(nn.Module):
 
 
 class SimpleUNet(nn.Module):
-    """The seed's U-Net, layer for layer; 62,438,883 parameters at its defaults.
+    """The seed's U-Net, layer for layer; 62,438,883 parameters with the defaults.
 
-    `train=True` normalises with the batch's statistics and moves the running ones, in the
-    collection `batch_stats`; inference uses the running ones and leaves them alone.
+    `train=True` normalises with the batch's statistics and updates the running ones in the
+    collection `batch_stats`; inference uses the running ones and does not change them.
 
     Args:
       channels: feature channels at full size and after each halving.
       time_dim: width of the time embedding.
-      out_channels: channels of the result; None means those of the input.
-      axis_name: the mapped axis (of `jax.pmap`) over which BatchNorm averages; under `jax.jit`
-        a batch spread over devices needs none.
-      dtype: what is computed in; parameters, statistics and the result are float32.
+      out_channels: channels of the output; None means as many as the input has.
+      axis_name: the mapped axis (of `jax.pmap`) over which BatchNorm averages; not needed
+        under `jax.jit`, even if the batch is sharded over devices.
+      dtype: of the computation; parameters, statistics and the output are float32.
     Raises:
-      ValueError: at the first call, when an argument has another shape or type than expected, or
-        when the image cannot be halved once for each block.
+      ValueError: at the first call, when an argument has the wrong shape or type, or when the image
+        cannot be halved once for each block.
     Source: the seed's figures 1 and 2.
     Example:
       >>> x, index = jnp.zeros([2, 64, 64, 3]), jnp.array([0, 999])
@@ -93,10 +93,10 @@ class SimpleUNet(nn.Module):
         blocks = len(self.channels) - 1
         if blocks < 1 or min(self.channels) < 1:
             raise ValueError(
-                f"SimpleUNet cannot be built with channels={tuple(self.channels)}: it needs the "
-                "full size's and at least one halving's, each positive"
+                f"SimpleUNet cannot be built with channels={tuple(self.channels)}: it needs at "
+                "least two positive numbers, one for the full size and one for each halving"
             )
-        check_size("SimpleUNet", x, 2**blocks, f"{blocks} blocks halve the size one after another")
+        check_size("SimpleUNet", x, 2**blocks, f"each of {blocks} blocks halves the size")
         out_channels = self.out_channels or x.shape[-1]
         init = {"kernel_init": KERNEL_INIT, "dtype": self.dtype}
         block = partial(Block, axis_name=self.axis_name, dtype=self.dtype)

@@ -4,19 +4,19 @@
     block:   h = conv1(swish(GN(x))) + Dense(swish(temb));   h = conv2(dropout(swish(GN(h))));
              shortcut(x) + h
     attention: x + proj_out(softmax(q k^T / sqrt(c)) v),  q, k, v from GN(x), one head over pixels
-    network: conv_in; `num_blocks` blocks at each size and a halving between sizes; block,
+    network: conv_in; `num_blocks` blocks at each size and downsampling between sizes; block,
              attention, block at the smallest; `num_blocks + 1` blocks at each size on
-             concat(h, skip) and a doubling between sizes; conv_out(swish(GN(h)))
+             concat(h, skip) and upsampling between sizes; conv_out(swish(GN(h)))
 
-Every convolution's output on the way down is a skip, consumed in reverse on the way up. Modules
-are named as in the official PyTorch code with `.` written `_` (`down.0.block.1.conv1` is
+Every convolution's output on the way down is a skip, used in reverse order on the way up. Modules
+are named as in the official PyTorch code with `.` replaced by `_` (`down.0.block.1.conv1` is
 `down_0_block_1/conv1`, `temb.dense.0` is `temb_dense_0`), so that published weights can be copied.
-1x1 convolutions are `Dense`: the same map, and a faster one on CPU.
+1x1 convolutions are `Dense`: the same map, and faster on CPU.
 
 Initialisation is that of the DDPM code in TensorFlow: uniform with variance 1 / fan_avg, and
-almost zero (scale 1e-10) for the last layer of each block and of the network, so that the network
-starts as the identity along its skips with an output of about 0. The PyTorch port used PyTorch's
-default instead; with loaded weights it makes no difference.
+almost zero (scale 1e-10) for the last layer of each block and of the network, so that each block
+starts as its shortcut and the output starts at about 0. The PyTorch port used PyTorch's default
+instead; with loaded weights this makes no difference.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def _init(scale: float = 1.0) -> nn.initializers.Initializer:
 
 
 def _dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
-    """Zeros for a share of x, the rest enlarged to the same mean; 16 random bits decide on each."""
+    """Dropout that keeps the mean of x, with 16 random bits per element."""
     dropped = min(round(rate * 2**16), 2**16 - 1)
     words = jax.random.bits(key, ((x.size + 1) // 2,), jnp.uint32)
     bits = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size].reshape(x.shape)
@@ -48,7 +48,7 @@ def _dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
 
 
 class ResnetBlock(nn.Module):
-    """GroupNorm - swish - convolution, twice, with the time added between, around a shortcut."""
+    """GroupNorm, swish, convolution, twice, with time added in between, plus a shortcut."""
 
     features: int
     dropout: float = 0.0
@@ -73,7 +73,7 @@ class ResnetBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Each pixel adds what it finds, by one attention head, in all pixels of its image."""
+    """Single-head self-attention over the pixels of an image, with a residual connection."""
 
     groups: int = 32
     dtype: DTypeLike = jnp.float32
@@ -111,28 +111,28 @@ def depth_to_space(x: Float[Array, "b h w c"], factor: int) -> jax.Array:
 
 
 class UNet(nn.Module):
-    """The U-Net of DDPM and DDIM; at its defaults the CIFAR10 one, 35,746,307 parameters.
+    """The U-Net of DDPM and DDIM; the defaults are the CIFAR10 network, 35,746,307 parameters.
 
-    Dropout is applied with `train=True` only, and draws from the stream `"dropout"`.
+    Dropout is applied with `train=True` only, and uses the RNG stream `"dropout"`.
 
     Args:
       channels: feature channels at full size.
-      multipliers: the factor on `channels` at full size and after each halving.
+      multipliers: factors on `channels` at full size and after each halving.
       num_blocks: residual blocks at each size on the way down (one more on the way up).
       attention: feature sizes (the smaller side, in pixels) at which attention follows each block.
-      dropout: rate within the blocks.
+      dropout: dropout rate in the blocks.
       num_classes: number of labels, or None for an unconditional network. Index `num_classes` is
         the null class, for examples without a label.
-      out_channels: channels of the result; None means those of the input.
-      patch: 2 folds each 2x2 square of pixels into channels on entry and unfolds it at the exit:
-        about a quarter of the time, some detail lost; 1 is the published network.
-      groups: of GroupNorm.
-      remat: compute the blocks again in the backward pass instead of storing them: less memory,
-        the same numbers.
-      dtype: what is computed in; parameters, statistics, softmax and the result are float32.
+      out_channels: channels of the output; None means as many as the input has.
+      patch: 2 folds each 2x2 square of pixels into channels at the input and unfolds it at the
+        output: about a quarter of the time, with some loss of detail; 1 is the published network.
+      groups: number of groups in GroupNorm.
+      remat: recompute the blocks in the backward pass instead of storing their activations: less
+        memory, the same results.
+      dtype: of the computation; parameters, statistics, softmax and the output are float32.
     Raises:
-      ValueError: at the first call, when an argument has another shape or type than expected, a
-        channel count cannot be split into `groups`, or an image cannot be halved at each level.
+      ValueError: at the first call, when an argument has the wrong shape or type, a channel count
+        cannot be split into `groups`, or an image cannot be halved at each level.
     Source: arXiv 2006.11239, appendix B; arXiv 2010.02502, appendix D.1.
     Example:
       >>> x, index = jnp.zeros([2, 32, 32, 3]), jnp.array([0, 999])
