@@ -1,9 +1,9 @@
-"""python -m benchmarks.convs [--rounds 7]: which form a layer should have on CPU.
+"""python -m benchmarks.convs [--rounds 7]: which form is best for a layer on CPU.
 
-For the layers of both networks at batch 8, and some at batch 32: GFLOP/s (of the direct sum's
-operations) of the forward pass, the input's gradient and the kernel's, in the direct form and in
-the one that `conv_forms` chooses, by turns; then the float32 error of both against float64. A star
-marks what is slower than the direct form by more than a tenth.
+For the layers of both networks at batch 8, and some at batch 32: GFLOP/s (counting the operations
+of the direct sum) of the forward pass, the input's gradient and the kernel's, alternating between
+the direct form and the one that `jaxddim.cpu.forms` chooses; then the float32 error of both against
+float64. A star marks results more than a tenth slower than the direct form.
 """
 
 import math
@@ -53,7 +53,7 @@ class ConvsConfig:
     """Compare the forms of convolutions."""
 
     rounds: int = 7
-    """How often each is timed."""
+    """Timed runs of each function."""
 
 
 def functions(layer: forms.Layer, form: forms.Form) -> list[Any]:
@@ -70,7 +70,7 @@ def functions(layer: forms.Layer, form: forms.Form) -> list[Any]:
 
 
 def measure(config: ConvsConfig) -> list[list[str]]:
-    """One row a layer."""
+    """One row per layer."""
     rows = []
     for b, size, c, d, window, stride, transposed in LAYERS:
         padding = "SAME" if transposed else ONE

@@ -1,10 +1,10 @@
-"""How fast the data arrive: batches from the cached images, and the reading of large JPEGs.
+"""Speed of the data pipeline: batches from the cached images, and reading large JPEGs.
 
     python -m benchmarks.data
 
-Next to the reading stands what Pillow needs at least: opening, decoding at the same reduced
-size and resizing, in as many threads, with nothing kept. Other work on the machine slows all
-three; images a second divided by cores busy hardly changes.
+Reading is compared with the least that Pillow needs: opening, decoding at the same reduced size
+and resizing, in as many threads, with nothing kept. Other load on the machine slows all three;
+images per second divided by busy cores hardly changes.
 """
 
 import os
@@ -28,17 +28,17 @@ PHOTOS, WIDTH, HEIGHT = 128, 1600, 1200
 
 
 class Rate(NamedTuple):
-    """What some work achieved, and what it took."""
+    """Throughput and CPU use."""
 
     images_per_second: float
-    cores_busy: float  # processor seconds of all threads in a second
+    cores_busy: float  # CPU seconds of all threads, per second
 
 
 def measure(batch_size: int = 128, seconds: float = 2.0) -> dict[str, Rate]:
     """The rates of batches, of reading a folder of JPEGs, and of Pillow alone on these JPEGs.
 
     Args:
-      batch_size: images in a batch.
+      batch_size: images per batch.
       seconds: how long each of the three is measured.
     Returns:
       The rates of "batches", "ingest" and "pillow".
@@ -65,7 +65,7 @@ def measure(batch_size: int = 128, seconds: float = 2.0) -> dict[str, Rate]:
 
 
 def _rate(work: Callable[[], int], seconds: float) -> Rate:
-    """Repeat some work, which returns the number of its images; the first time does not count."""
+    """Repeats `work`, which returns a number of images; the first call does not count."""
     work()
     images, start, busy = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - start < seconds:
@@ -75,14 +75,14 @@ def _rate(work: Callable[[], int], seconds: float) -> Rate:
 
 
 def _cached_images(root: Path) -> np.ndarray:
-    """Noise, memory-mapped as a cache is."""
+    """Noise, memory-mapped like a cache."""
     noise = np.random.default_rng(0).integers(0, 256, (CACHED, SIZE, SIZE, 3), np.uint8)
     np.save(root / "images.npy", noise)
     return np.load(root / "images.npy", mmap_mode="r")
 
 
 def _photos(root: Path) -> list[Path]:
-    """Files of half a megabyte, all of the same picture: smooth, with a little noise."""
+    """Writes JPEGs of half a megabyte, all of the same picture: smooth, with a little noise."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (HEIGHT // 20, WIDTH // 20, 3), np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT)), int)
@@ -96,13 +96,13 @@ def _photos(root: Path) -> list[Path]:
 
 
 def _least(photo: Path) -> np.ndarray:
-    """Pillow's own way from a file to a small image."""
+    """Reads a file as a small image with Pillow alone."""
     with Image.open(photo) as image:
         image.draft(None, (2 * SIZE, 2 * SIZE))
         return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
 
 
 if __name__ == "__main__":
-    print(f"{'':8}{'images/s':>10}{'cores':>8}{'images/s a core':>18}")
+    print(f"{'':8}{'images/s':>10}{'cores':>8}{'images/s per core':>18}")
     for name, (speed, cores) in measure().items():
         print(f"{name:8}{speed:10,.0f}{cores:8.2f}{speed / cores:18,.0f}")

@@ -1,4 +1,4 @@
-"""What a measurement was made on and with."""
+"""The machine and the software versions of a measurement."""
 
 import importlib.metadata
 import importlib.util
@@ -16,7 +16,7 @@ def installed(package: str) -> bool:
 
 
 def describe() -> dict[str, Any]:
-    """The machine and the versions; loads JAX, so call it in a process of its own."""
+    """The machine and the versions; loads JAX, so call it in a separate process."""
     import jax
 
     import jaxddim

@@ -1,4 +1,4 @@
-"""What is measured: each part yields records, one for each race or list of figures."""
+"""The parts of the benchmark; each yields records, one for each race or list of figures."""
 
 import dataclasses
 import importlib
@@ -24,7 +24,7 @@ TRAIN = ("forward", "train")
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is asked for, and where."""
+    """The options of a benchmark, and its environment."""
 
     networks: tuple[str, ...]
     batches: tuple[int, ...]
@@ -71,7 +71,7 @@ class Setting:
 
 
 Records = Iterator[tuple[str, dict[str, Any]]]
-"""Pairs of a name, under which a later measurement replaces this one, and the record."""
+"""Pairs of a name and a record; a later record of the same name replaces it."""
 
 
 def steps(setting: Setting) -> Records:
@@ -101,7 +101,7 @@ def ddim(setting: Setting) -> Records:
 
 
 def growth(setting: Setting) -> Records:
-    """This project's times against the batch, the size of the images, and S."""
+    """This project's times against batch size, image size, and number of steps S."""
     for axis, values, op in (
         ("batch", GROWTH_BATCHES, "train"),
         ("size", GROWTH_SIZES, "train"),
@@ -116,9 +116,9 @@ def growth(setting: Setting) -> Records:
 
 
 def memory(setting: Setting) -> Records:
-    """The most memory that a process holds that only trains."""
+    """Peak memory of a process that only trains."""
     if not setting.cpu:
-        note = "The memory of processes says nothing about a GPU's; it was not measured"
+        note = "GPU memory was not measured: the memory of a process says nothing about it"
         yield "processes", {"rows": [], "notes": [note]}
         return
     for network, batch in MEMORY:
@@ -166,7 +166,7 @@ def _figures(part: str) -> Callable[[Setting], Records]:
         rows, notes = {}, []
         try:
             rows = elsewhere(_measure, f"benchmarks.{part}")
-        except Exception as error:  # whatever fails there, the rest goes on
+        except Exception as error:  # a failure must not stop the other parts
             notes.append(f"{part} could not be measured: {type(error).__name__}: {error}")
         yield "figures", {"rows": rows, "notes": notes}
 

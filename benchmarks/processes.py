@@ -1,9 +1,9 @@
 """Contenders as processes that take turns.
 
 A contender builds its network and then waits. The line "OP REPEATS [SAVE_PATH]" on stdin calls its
-method OP that often, saves what the last call returned, and is answered with one line of JSON on
-stdout: {"seconds": a call, "peak_gb": of memory so far}. A waiting process costs no time, so that
-all contenders see the same moods of the machine when they run by turns.
+method OP that often and saves the last result. The answer is one line of JSON on stdout:
+{"seconds": per call, "peak_gb": peak memory so far}. A waiting process uses no CPU, so contenders
+that take turns see the same machine noise.
 """
 
 import concurrent.futures
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def serve(contender: Any) -> None:
-    """Answers stdin until it is closed."""
+    """Answers requests on stdin until it is closed."""
     for line in sys.stdin:
         op, repeats, *path = line.split()
         method, output = getattr(contender, op), None
@@ -41,7 +41,7 @@ def serve(contender: Any) -> None:
 
 
 class Died(Exception):
-    """A contender ended; the message is its last line of stderr."""
+    """A contender failed; the message says why, usually its last line of stderr."""
 
 
 class Process:
@@ -60,11 +60,11 @@ class Process:
             env=os.environ
             | {
                 "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several processes share a GPU
-                "TORCHINDUCTOR_CACHE_DIR": cache,  # everyone compiles anew
+                "TORCHINDUCTOR_CACHE_DIR": cache,  # no contender reuses a compilation
                 "JAX_ENABLE_COMPILATION_CACHE": "false",
             },
         )
-        # where memory runs out, a contender ends, and nothing else
+        # out of memory, a contender is killed rather than another process
         with contextlib.suppress(OSError):
             Path(f"/proc/{self._popen.pid}/oom_score_adj").write_text("1000")
         self.start_seconds: float | None = None
@@ -84,7 +84,7 @@ class Process:
         if not line:
             raise Died(self._last_words())
         answer = json.loads(line)
-        if self.start_seconds is None:  # all but the call itself, which comes first
+        if self.start_seconds is None:  # the time before the first call
             passed = time.perf_counter() - self._started
             self.start_seconds = passed - repeats * answer["seconds"]
         return answer
@@ -92,7 +92,7 @@ class Process:
     def _last_words(self) -> str:
         code = self._popen.wait()
         if code < 0:
-            return f"was ended by signal {-code}" + (" (out of memory?)" if code == -9 else "")
+            return f"was killed by signal {-code}" + (" (out of memory?)" if code == -9 else "")
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors if line.strip()]
         errors = [line for line in lines if line.partition(":")[0].endswith(("Error", "Exception"))]
@@ -105,7 +105,7 @@ class Process:
 
 @contextlib.contextmanager
 def process(module: str, *args: Any) -> Iterator[Process]:
-    """A `Process` that ends with the block."""
+    """A `Process` that is closed at the end of the block."""
     with tempfile.TemporaryFile("w+") as errors, tempfile.TemporaryDirectory() as cache:
         contender = Process(errors, cache, module, *args)
         try:

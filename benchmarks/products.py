@@ -1,4 +1,4 @@
-"""Large matrix products, the peak of the machine: python -m benchmarks.products NAME SIZE"""
+"""Large matrix products, for the machine's peak: python -m benchmarks.products NAME SIZE"""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from benchmarks.processes import serve
 
 
 class Product:
-    """Multiplies two float32 matrices of SIZE x SIZE ("bfloat16": of that type) in one library."""
+    """Multiplies two SIZE x SIZE matrices in one library, in float32 (or "bfloat16")."""
 
     def __init__(self, library: str, size: int):
         a, b = np.random.default_rng(0).standard_normal((2, size, size), np.float32)

@@ -1,7 +1,7 @@
 """A race: in every round each contender runs for a second or a few, in random order.
 
-Before that each is called once, which compiles it, and those that should compute the same are
-compared. What fails or disagrees is left out with a line that says so.
+Before that each method is called once, which compiles it, and results that should agree are
+compared. Contenders that fail or disagree are left out, with a note.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from benchmarks.processes import Died, Process, process
 from benchmarks.report.summary import NAMES
 
 TOLERANCE = {"bfloat16": 0.1}
-"""The relative difference from the first contender that is allowed; 1e-3 for the others."""
+"""Allowed relative difference from the first contender; 1e-3 if not listed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Entry:
 
 @dataclasses.dataclass
 class Cell:
-    """One method of one contender: what is measured, and what is written into the JSON."""
+    """Measurements of one method of one contender, as written into the JSON."""
 
     contender: str
     op: str
@@ -55,14 +55,14 @@ def race(
     """Runs the race.
 
     Args:
-      entries: the contenders; the first one is what the others are compared with.
+      entries: the contenders; the others are compared with the first.
       rounds: how often each is timed.
-      turn: seconds that a contender runs in a round, at least one call.
+      turn: seconds that a contender runs per round (at least one call).
       folder: for temporary files.
-      show: is told what happens now.
-      same: the methods whose results must be equal.
+      show: receives progress messages.
+      same: the methods whose results must agree.
     Returns:
-      The cells as dicts, with seconds a call for every round; and a line for each failure.
+      The cells as dicts, with seconds per call for every round, and a note for each failure.
     """
     cells: list[tuple[Process, Cell]] = []
     notes: list[str] = []
@@ -81,7 +81,7 @@ def race(
             reference.append(output)
             difference = _difference(output, reference[0])
             if not difference <= TOLERANCE.get(entry.name, 1e-3):
-                raise Died(f"its result of {op} differs by {difference:.1e} from the first one's")
+                raise Died(f"its result of {op} differs by {difference:.1e} from the reference")
         return Cell(entry.name, op, runner.start_seconds or 0.0, first, difference)
 
     with contextlib.ExitStack() as stack:

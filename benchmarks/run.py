@@ -1,9 +1,9 @@
 """python -m benchmarks.run [--parts steps ddim ...] [--networks unet] [--batches 8] [--out docs]
 
-Measures this project side by side with plain Flax, PyTorch and diffusers: same network, same
-weights, same batch, same cores, by turns. Writes OUT/benchmarks.json, .md and .png. A part that is
-measured again replaces what the JSON had of it; `--parts report` measures nothing and writes the
-report again. Everything takes hours on two cores; leave the machine alone meanwhile.
+Compares this project with plain Flax, PyTorch and diffusers: same network, weights, batch and
+cores, in turns. Writes OUT/benchmarks.json, .md and .png. A part that is measured again replaces
+its records in the JSON; `--parts report` measures nothing and rewrites the report. All parts take
+hours on two cores; run nothing else on the machine meanwhile.
 """
 
 import contextlib
@@ -29,29 +29,29 @@ Part = Literal["steps", "ddim", "peak", "growth", "memory", "startup", "data", "
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Measure, and write the report."""
+    """Run the benchmarks and write the report."""
 
     parts: tuple[Part, ...] = ("steps", "ddim", "peak", "growth", "memory", "startup", "data")
-    """What is measured; "report" writes the report of what was."""
+    """Parts to measure; "report" alone only rewrites the report."""
     networks: tuple[Literal["simple", "unet"], ...] = ("simple", "unet")
-    """For steps, peak and memory: SimpleUNet at 64x64, UNet at 32x32."""
+    """Networks for steps, peak and memory: SimpleUNet at 64x64, UNet at 32x32."""
     batches: tuple[int, ...] = (8, 32)
-    """For steps; peak takes the first."""
+    """Batch sizes for steps; peak takes the first."""
     rounds: int = 9
-    """How often each contender is timed."""
+    """Timed rounds of each contender."""
     turn: float = 1.0
-    """Seconds that a contender runs in a round, at least one call."""
+    """Seconds that a contender runs per round (at least one call)."""
     out: str = "docs"
-    """Folder of the results."""
+    """Output folder, which must exist."""
 
 
 def main(config: BenchmarkConfig) -> None:
-    """Measures the parts one after another; what is done is kept if a later one is stopped."""
+    """Measures the parts in sequence; an interrupted run keeps its finished records."""
     if config.rounds < 1 or not config.batches or min(config.batches) < 1:
         raise UserError("rounds and batches must be positive")
     out, console = Path(config.out), Console(highlight=False, soft_wrap=True)
     if not out.is_dir():
-        raise UserError(f"{out} is not a folder: --out takes one that exists")
+        raise UserError(f"{out} is not a folder: --out takes an existing one")
     path = out / "benchmarks.json"
     records = read(path)
     parts = [part for part in config.parts if part in PARTS]
@@ -73,14 +73,14 @@ def main(config: BenchmarkConfig) -> None:
                 path.write_text(json.dumps(records, indent=1) + "\n")
                 console.print(f"{part} {name} done", *record["notes"], sep="\n  ")
     if not records:
-        raise UserError(f"{path} has no measurements yet: name other parts than report")
+        raise UserError(f"{path} has no measurements yet: choose other --parts than report")
     picture = draw(records, out / "benchmarks.png", console)
     (out / "benchmarks.md").write_text(markdown.markdown(records, picture))
     console.print(f"wrote {out / 'benchmarks.md'}")
 
 
 def draw(records: dict[str, Any], path: Path, console: Console) -> str | None:
-    """Draws the plot, and returns its name; None where there is nothing to draw, or with."""
+    """Draws the plot and returns its name, or None if there is no plot."""
     if not machine.installed("matplotlib"):
         console.print("no plot: matplotlib is not installed (requirements-benchmarks.txt)")
         return path.name if path.exists() else None
@@ -97,7 +97,7 @@ def read(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def progress(console: Console) -> Iterator[Callable[[str], None]]:
-    """A line that says what happens now, on a terminal."""
+    """A status line on the terminal."""
     with console.status("starts") as status:
         yield status.update
 

@@ -1,9 +1,9 @@
 """python -m benchmarks.startup: how long a user waits for the first training step.
 
-Everything is measured in new processes whose home folder is temporary, on images that were
-drawn before. "cold" starts with an empty compilation cache, "warm" is the same again, the median
-of three times. CPU seconds count all threads; where they are far below the wall's, the machine was
-busy or slow to read its files.
+Everything is measured in new processes with a temporary home folder, on images that were drawn
+before. "cold" starts with an empty compilation cache; "warm" is the same again, the median of three
+runs. CPU seconds count all threads; if they are far below wall-clock seconds, the machine was busy
+or slow to read its files.
 """
 
 import os
@@ -42,7 +42,7 @@ def measure() -> dict[str, float]:
 
 
 def first_step(home: str, config: str) -> dict[str, float]:
-    """Seconds from the start of the process of `experiments.train` to the end of its first step."""
+    """Seconds from the start of an `experiments.train` process to the end of its first step."""
     workdir = tempfile.mkdtemp(dir=home)
     command = [sys.executable, "-m", "experiments.train", "--config", config, "--workdir", workdir]
     began = time.perf_counter()
@@ -59,7 +59,7 @@ def first_step(home: str, config: str) -> dict[str, float]:
 
 
 def compile_step(home: str, config: str) -> dict[str, float]:
-    """Seconds of tracing, of lowering, and of compiling a training step of `BATCH` images."""
+    """Seconds to trace, lower and compile a training step of `BATCH` images."""
     command = [sys.executable, "-m", "benchmarks.startup", config]
     where = _where(home, f"{config}-step")
     lines = subprocess.run(command, check=True, capture_output=True, text=True, **where).stdout
@@ -68,7 +68,7 @@ def compile_step(home: str, config: str) -> dict[str, float]:
 
 
 def _where(home: str, cache: str) -> dict:
-    """The folder, and a user's environment with nothing but a home and a compilation cache."""
+    """Working folder and environment of a user with an empty home and a compilation cache."""
     ours = ("XDG_CACHE_HOME", "TFDS_DATA_DIR")
     environment = {k: v for k, v in os.environ.items() if k not in ours and k[:4] != "JAX_"}
     new = {"HOME": home, "XDG_CACHE_HOME": "", "PYTHONUNBUFFERED": "1"}
@@ -77,7 +77,7 @@ def _where(home: str, cache: str) -> dict:
 
 
 def _time_compilation(config: str) -> None:
-    """Prints what `compile_step` reads; in a process of its own."""
+    """Prints the times that `compile_step` reads; runs in a separate process."""
     import jax
     import jax.numpy as jnp
 

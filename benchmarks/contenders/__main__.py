@@ -1,7 +1,7 @@
 """One contender: python -m benchmarks.contenders NAME NETWORK BATCH WEIGHTS [SIZE] [STEPS]
 
-Builds the network, copies the weights, and then answers as `benchmarks.processes` says. SIZE is
-that of the images, STEPS the number of DDIM's.
+Builds the network, copies the weights, and then answers requests as `benchmarks.processes`
+describes. SIZE is the image size, STEPS the number of DDIM steps.
 """
 
 import sys

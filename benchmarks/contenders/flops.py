@@ -1,8 +1,8 @@
-"""How many floating-point operations a network needs, counted from its forward jaxpr.
+"""Floating-point operations of a network, counted in its forward jaxpr.
 
-Only products count (convolutions and dots), at two operations a multiply-add, from the network
-with Flax's own layers: every contender is given the same number, whatever it really computes. A
-training step is taken as three forward passes.
+Only convolutions and dots count, at two operations per multiply-add, in the network with Flax's own
+layers: every contender is assigned the same number, whatever it actually computes. A training step
+counts as three forward passes.
 """
 
 import math
@@ -13,7 +13,7 @@ TRAINING = 3
 
 
 def forward(network: str) -> float:
-    """Operations of one image's forward pass; loads JAX, so call it in a process of its own."""
+    """Operations of one image's forward pass; loads JAX, so call it in a separate process."""
     import jax
 
     from benchmarks.contenders.networks import inputs, jax_network, plain_layers
@@ -39,7 +39,7 @@ def count(jaxpr: Any) -> float:
         if name == "conv_general_dilated":
             kernel, axes = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"].rhs_spec
             window = math.prod(kernel) / kernel[axes[0]]
-            # a transposed convolution multiplies zeros, which a good one leaves out
+            # multiplications by the zeros of a transposed convolution do not count
             total += 2 * results * window / math.prod(eqn.params["lhs_dilation"])
         elif name == "dot_general":
             (axes, _), _ = eqn.params["dimension_numbers"]

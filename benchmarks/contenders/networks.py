@@ -37,7 +37,7 @@ def jax_network(network: str, dtype: str = "float32", **options: Any) -> Any:
 
 
 def save_weights(network: str, path: str) -> None:
-    """Draws weights that pass signals on at every layer (the initial ones answer zero)."""
+    """Draws weights that keep a signal at every layer (a new UNet outputs about zero)."""
     import jax
     import jax.numpy as jnp
     from flax.traverse_util import flatten_dict
@@ -61,7 +61,7 @@ def save_weights(network: str, path: str) -> None:
 
 
 def plain_layers():
-    """Flax's own layers in the place of ours, with the same parameters."""
+    """Replaces our layers by Flax's own, with the same parameters."""
     import flax.linen as nn
 
     from jaxddim.models import simple_unet, unet

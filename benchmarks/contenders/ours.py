@@ -14,7 +14,7 @@ from benchmarks.contenders.networks import EMA, LEARNING_RATE, inputs, jax_netwo
 class Jax:
     """This project; "flax": with Flax's layers and jax.jit alone; "xla": with XLA's convolutions.
 
-    Also "bfloat16", and "remat", which stores less and computes more.
+    Also "bfloat16", and "remat", which recomputes activations to save memory.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Jax:
             return np.asarray(self.ddim_fn(self.variables, self.images))
 
     def forwards(self) -> None:
-        """What the scan calls, as often, with nothing between."""
+        """As many forward passes as `ddim` makes, with nothing in between."""
         x = self.images
         for _ in range(self.steps):
             x = self.forward_fn(self.variables, x, self.index)

@@ -15,7 +15,7 @@ from benchmarks.contenders.networks import (
 
 
 class Torch:
-    """PyTorch: "eager", "channels_last" (and Adam in one kernel), "compile"."""
+    """PyTorch: "eager", "channels_last" (with fused Adam), "compile"."""
 
     def __init__(
         self, name: str, network: str, batch: int, weights: str, size: int | None, steps: int
@@ -70,7 +70,7 @@ class Torch:
         return output.permute(0, 2, 3, 1).numpy()
 
     def ddim(self) -> np.ndarray:
-        """The official code's generalized_steps at eta = 0, with the clipping of DDPM's."""
+        """The official code's generalized_steps at eta = 0, with DDPM's clipping."""
         torch = self.torch
         self.module.eval()
         alpha_bar = torch.cat([torch.ones(1), self.alpha_bar])
@@ -86,7 +86,7 @@ class Torch:
         return x.permute(0, 2, 3, 1).numpy()
 
     def diffusers(self) -> np.ndarray:
-        """diffusers' scheduler around the same network."""
+        """diffusers' scheduler with the same network."""
         import diffusers
 
         self.module.eval()

@@ -1,8 +1,8 @@
-"""The two networks in PyTorch, layer for layer, with weights copied from ours: the peers to beat.
+"""The two networks in PyTorch, layer for layer, with weights copied from ours, for comparison.
 
-Written as the official code writes them (convolutions for the 1x1 layers, GroupNorm and SiLU as
-modules), with PyTorch's fused attention, its fastest here. Modules carry the names of ours, so one
-rule copies all weights.
+Written like the official code (convolutions for the 1x1 layers, GroupNorm and SiLU as modules), but
+with PyTorch's fused attention, its fastest here. Modules have the same names as ours, so one rule
+copies all weights.
 """
 
 import itertools
@@ -188,7 +188,7 @@ def copy_weights(network: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
     """Copies weights named "down_0/conv1/kernel", in Flax's layouts, into a network of this file.
 
     Raises:
-      ValueError: when a weight has no place, or a place no weight.
+      ValueError: when a weight has no counterpart in the network, or the other way round.
     """
     places = dict(network.named_parameters()) | dict(network.named_buffers())
     places = {k: v for k, v in places.items() if "rates" not in k and "num_batches" not in k}

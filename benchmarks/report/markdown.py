@@ -8,7 +8,7 @@ from benchmarks.report.summary import NAMES, NETWORKS, OPS, cell, rate, ratio, s
 Records = dict[str, Any]
 
 PROMISES = (
-    # what, record, ours, the other one, at least this many times as fast
+    # what, record, method, other contender, minimum speed-up over it
     ("training, SimpleUNet, batch 8", "steps/simple/8", "train", "eager", 1.4),
     ("training, SimpleUNet, batch 8", "steps/simple/8", "train", "channels_last", 1.3),
     ("training, SimpleUNet, batch 8", "steps/simple/8", "train", "flax", 2.5),
@@ -20,7 +20,7 @@ PROMISES = (
     ("50-step DDIM, UNet, batch 8", "ddim/unet/8", "ddim", "diffusers", 1.3),
 )
 AT_MOST = 1.01
-"""The time of S steps of DDIM over that of S forward passes."""
+"""Upper limit of the time of S DDIM steps over that of S forward passes."""
 
 
 def markdown(records: Records, picture: str | None) -> str:

@@ -10,7 +10,7 @@ PYTORCH = "#5b7fa6"
 
 
 def draw(records: dict[str, Any], path: Path) -> bool:
-    """Draws a panel for each network, batch and kind of step; False when there is none."""
+    """Draws a panel for each network, batch and kind of step; False if there is nothing to draw."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""From seconds in rounds to medians with quartiles, and the names that readers see."""
+"""Medians and quartiles over the rounds, and the names shown to readers."""
 
 import statistics
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ OPS = {"train": "training", "forward": "forward"}
 
 
 class Spread(NamedTuple):
-    """A median with the quartiles around it."""
+    """A median with its quartiles."""
 
     median: float
     low: float
@@ -32,7 +32,8 @@ class Spread(NamedTuple):
 
 
 def spread(values: list[float]) -> Spread:
-    """
+    """Median and quartiles of some values.
+
     Example:
       >>> print(spread([3.0, 1.0, 2.0, 5.0, 4.0]))
       3.00 (2.00 to 4.00)
@@ -51,12 +52,12 @@ def cell(record: dict[str, Any] | None, contender: str, op: str) -> dict[str, An
 
 
 def ratio(slow: dict[str, Any] | None, fast: dict[str, Any] | None) -> Spread | None:
-    """How many times as long `slow` takes as `fast`: quartiles of the rounds' ratios."""
+    """Time of `slow` relative to `fast`: median and quartiles of the rounds' ratios."""
     if not slow or not fast:
         return None
     return spread([a / b for a, b in zip(slow["seconds"], fast["seconds"], strict=True)])
 
 
 def rate(cell: dict[str, Any] | None, count: float) -> Spread | None:
-    """How many of count things a call a second does."""
+    """Items per second, if one call processes `count` of them."""
     return spread([count / seconds for seconds in cell["seconds"]]) if cell else None
