@@ -1,4 +1,4 @@
-"""The committed report says what the committed measurements say."""
+"""The committed report matches the committed measurements."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The multinomial process against enumeration and Bayes, and an example that learns words."""
+"""The multinomial process against enumeration and Bayes' rule; the documentation's example."""
 
 import itertools
 import re
@@ -38,9 +38,9 @@ def table(schedule, K, t, s, eta):
 @pytest.mark.parametrize("schedule", [LINEAR, jaxddim.cosine(1000)], ids=["linear", "cosine"])
 @pytest.mark.parametrize("dtype, atol", [(np.float64, 1e-12), (np.float32, 2e-6)])
 def test_the_marginal_after_each_of_1000_steps_is_the_closed_form(schedule, dtype, atol, eta):
-    """From q(x_T | x_0), exact probability vectors through every q_sigma(x_s | x_t, x_0).
+    """Exact probability vectors from q(x_T | x_0) through every q_sigma(x_s | x_t, x_0).
 
-    In float64 the algebra is exact; in float32 a thousand roundings of rows near 1 add up.
+    In float64 the algebra is exact; in float32 rounding adds up over a thousand steps.
     """
     K, times, log_snr = 5, np.arange(1, 1001), np.asarray(schedule.log_snr, np.float64)
     ab = 1 / (1 + np.exp(-log_snr))
@@ -71,7 +71,7 @@ def test_any_number_of_jumps_keeps_the_marginal_and_the_weights_are_probabilitie
 
 
 def test_two_pixels_of_two_values_by_enumeration():
-    """The whole joint q(x_1..x_T | x_0) of D = 2, K = 2, built backwards over all 4^T paths."""
+    """The joint q(x_1..x_T | x_0) for D = 2, K = 2, built backwards over all 4^T paths."""
     states = list(itertools.product(range(2), repeat=2))
     T = SHORT.num_steps
     for eta in ETAS:
@@ -96,7 +96,7 @@ def test_two_pixels_of_two_values_by_enumeration():
 
 @pytest.mark.parametrize("t, s", [(4, 2), (5, 4), (3, 1)])
 def test_eta_1_weighs_x_t_as_the_markov_chain_does_and_no_sigma_is_the_chain(t, s):
-    """The chain's posterior by Bayes: q(x_t | x_s) q(x_s | x_0) / q(x_t | x_0)."""
+    """The chain's posterior by Bayes' rule: q(x_t | x_s) q(x_s | x_0) / q(x_t | x_0)."""
     K, keep = 4, AB_SHORT[t] / AB_SHORT[s]
     forward = marginal(keep, K)
     of_s, of_t = (marginal(AB_SHORT[time], K) for time in (s, t))
@@ -105,7 +105,7 @@ def test_eta_1_weighs_x_t_as_the_markov_chain_does_and_no_sigma_is_the_chain(t, 
     noise = chain[0, 1, 2]  # of a value that is neither x_0 nor x_t
     sigma, of_x0 = chain[0, 1, 1] - noise, chain[0, 1, 0] - noise
     np.testing.assert_allclose(discrete.mixture(SHORT, t, s, eta=1.0).x_t, sigma, atol=1e-6)
-    if keep > 0:  # where x_t = x_0 the same weights would give something else
+    if keep > 0:  # for x_t = x_0 the same weights would give another result
         assert abs(chain[0, 0, 0] - (sigma + of_x0 + noise)) > 1e-2
 
 
@@ -130,7 +130,7 @@ def test_q_sample_keeps_values_as_often_as_alpha_bar_says():
         assert np.all(abs(share - expected) <= 5 * np.sqrt(expected * (1 - expected) / n))
 
 
-# Two pixels of two values that mostly agree, and the network that knows them: Bayes over the four.
+# Two correlated binary pixels, and the best network: Bayes' rule over the four images.
 DATA = jnp.array([[0.5, 0.05], [0.1, 0.35]])
 STATES = np.array(list(itertools.product(range(2), repeat=2)))
 
@@ -144,7 +144,7 @@ def best_logits(x_t, t):
 
 
 def model_distribution(grid, eta):
-    """p(x_0) of the four images, multiplied out over every path of the grid; float64."""
+    """Exact p(x_0) of the four images, over every path of the grid; float64."""
     p = np.full(4, 1 / 4)
     for t, s in itertools.pairwise(grid):
         log_p = discrete.step(SHORT, STATES, best_logits(STATES, t), t, s, eta=eta)
@@ -183,7 +183,7 @@ def test_one_step_draws_the_pixels_apart_and_more_steps_bring_them_together():
 
 @pytest.mark.parametrize("eta", ETAS)
 def test_for_one_pixel_the_best_network_gives_the_data_back_exactly(eta):
-    """Then p(x_s | x_t) is the mean of q_sigma(x_s | x_t, x_0) over q(x_0 | x_t): on any grid."""
+    """p(x_s | x_t) is then the mean of q_sigma(x_s | x_t, x_0) over q(x_0 | x_t), on any grid."""
     data = np.array([0.6, 0.3, 0.1])
     for grid in ([5, 4, 3, 2, 1, 0], [5, 3, 0]):
         p = np.full(3, 1 / 3)
@@ -197,7 +197,7 @@ def test_for_one_pixel_the_best_network_gives_the_data_back_exactly(eta):
 
 @pytest.mark.parametrize("eta", ETAS)
 def test_the_loss_over_all_steps_bounds_the_code_length(eta):
-    """L_T is 0 here; the rest in expectation over all x_t, against -log p(x_0) over all paths."""
+    """L_T is 0 here; the other terms, in expectation over x_t, against the exact -log p(x_0)."""
     grid = [5, 3, 2, 1, 0]
     bound = np.zeros(4)
     for t, s in itertools.pairwise(grid):
@@ -208,7 +208,7 @@ def test_the_loss_over_all_steps_bounds_the_code_length(eta):
             loss = discrete.kl_loss(SHORT, best_logits(STATES, t), x0, STATES, t, s, eta=eta)
             chex.assert_shape(loss, (4,))
             assert np.all(loss >= -1e-6)
-            bound[i] += 2 * q @ np.asarray(loss, np.float64)  # the mean of two pixels, times two
+            bound[i] += 2 * q @ np.asarray(loss, np.float64)  # the loss is a mean over two pixels
     data = np.asarray(DATA, np.float64).ravel()
     assert np.all(bound >= -np.log(model_distribution(grid, eta)) - 1e-5)
     assert data @ bound >= -data @ np.log(data) - 1e-5
@@ -240,7 +240,7 @@ def test_the_loss_at_s_0_is_the_reconstruction_term():
 
 
 def test_a_network_that_is_sure_has_a_finite_loss_and_gradient():
-    """exp(-200) is 0 in float32; its logarithm need not be."""
+    """exp(-200) is 0 in float32, but its logarithm is finite."""
     x0, x_t = jnp.array([[0, 1]]), jnp.array([[0, 2]])
     logits = jnp.array([[[0.0, 200.0, 0.0], [0.0, -200.0, 0.0]]])
     for eta in ETAS:
@@ -301,7 +301,7 @@ def test_impossible_requests_are_errors():
 
 
 def test_the_example_of_the_documentation_learns_its_words():
-    """Letters drawn apart from each other, each from its true distribution, would seldom do."""
+    """Letters drawn independently, each from its true distribution, would seldom form a word."""
     text = (Path(__file__).parents[2] / "docs" / "discrete.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     names: dict = {}

@@ -1,4 +1,4 @@
-"""The forward process against Bayes on the joint Gaussian of a whole path, in float64."""
+"""The forward process against Bayes' rule on the joint Gaussian of a path, in float64."""
 
 import chex
 import jax
@@ -119,7 +119,7 @@ def test_lemma_1_the_marginal_does_not_depend_on_eta(eta, seed):
     std = np.broadcast_to(np.asarray(std, np.float64), (500, 1))[:, 0]
     np.testing.assert_allclose(of_x0 + of_x_t * np.sqrt(AB[t]), np.sqrt(AB[s]), atol=1e-6)
     np.testing.assert_allclose(of_x_t**2 * (1 - AB[t]) + std**2, 1 - AB[s], atol=1e-6)
-    song = eta * np.sqrt((1 - AB[s]) / (1 - AB[t])) * np.sqrt(1 - AB[t] / AB[s])  # his eq. 16
+    song = eta * np.sqrt((1 - AB[s]) / (1 - AB[t])) * np.sqrt(1 - AB[t] / AB[s])  # DDIM, eq. 16
     np.testing.assert_allclose(std, song, atol=5e-6)
 
 

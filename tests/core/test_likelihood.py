@@ -1,4 +1,4 @@
-"""Likelihoods of Gaussian data, which closed forms in float64 know; and bins against SciPy."""
+"""Likelihoods of Gaussian data against closed forms in float64; bins against SciPy."""
 
 import functools
 
@@ -18,7 +18,7 @@ KEY = jax.random.key(0)
 LARGE = functools.partial(jaxddim.ddpm_step, variance="large")
 STEPS = {"small": jaxddim.ddpm_step, "large": LARGE}
 
-# 8-bit data: the values of a Gaussian rounded to the nearest, the ends taking the tails.
+# 8-bit data: a Gaussian rounded to the nearest value; the end values take the tails.
 VALUES = np.arange(256) / 127.5 - 1
 EDGES = scipy.stats.norm.cdf((VALUES[:-1] + 1 / 255 - 0.1) / 0.35)
 MASS = np.diff(EDGES, prepend=0, append=1)
@@ -28,7 +28,7 @@ ENTROPY = -MASS @ np.log2(MASS)
 
 
 def denoiser(schedule, m=M, c=C):
-    """The best affine prediction of x_0: a prior of precision 1 / c^2, and an observation."""
+    """The best affine prediction of x_0, from a prior of precision 1 / c^2 and an observation."""
 
     def best_x0(x, index):
         alpha, sigma = schedule.scales(index + 1, x.ndim)
@@ -38,7 +38,7 @@ def denoiser(schedule, m=M, c=C):
 
 
 def log_bin(mean, std):
-    """log probability of each 8-bit value, [..., 256], float64; from whichever side has digits."""
+    """log probability of each 8-bit value, [..., 256], float64; from the more precise tail."""
     edges = (VALUES[:-1] + 1 / 255 - mean) / std
     infinite = np.full((*edges.shape[:-1], 1), np.inf)
     low = np.concatenate([-infinite, edges], -1)
@@ -55,7 +55,7 @@ def closed_form(schedule, grid, variance):
     snr = np.exp(log_snr)
     ab = 1 / (1 + 1 / snr)
     with np.errstate(divide="ignore"):
-        error = 1 / (1 / C**2 + snr)  # of the best prediction, in square
+        error = 1 / (1 / C**2 + snr)  # squared error of the best prediction
     prior = 0.5 * (ab[0] * (M**2 + C**2) - ab[0] - np.log1p(-ab[0]))
     t, s = slice(0, -2), slice(1, -1)
     gap = 1 - snr[t] / snr[s]
@@ -74,7 +74,7 @@ def closed_form(schedule, grid, variance):
 
 
 def images(shape):
-    """8-bit data with the shares of MASS as exactly as the number of values allows."""
+    """8-bit data whose histogram matches MASS as closely as the number of values allows."""
     n = np.prod(shape)
     sorted_ = VALUES[np.searchsorted(EDGES, (np.arange(n) + 0.5) / n)]
     return jnp.asarray(np.random.default_rng(0).permutation(sorted_).reshape(shape), jnp.float32)
@@ -107,7 +107,7 @@ def test_every_term_of_the_bound_is_the_closed_form_on_gaussian_data(case):
     bound, (prior, steps, decoder) = bound_of_images(*case)
     n = np.prod(case[-1])
     np.testing.assert_allclose(bound.prior.mean(), prior, atol=1e-6)
-    # the square of a normal number of mean square L has standard deviation sqrt(2) L
+    # the square of a normal variable of mean square L has standard deviation sqrt(2) L
     np.testing.assert_allclose(bound.steps.mean(1), steps, rtol=5 * np.sqrt(2 / n))
     np.testing.assert_allclose(bound.decoder.mean(), decoder, atol=5 * 1.2 / np.sqrt(n))
 
@@ -122,7 +122,7 @@ def test_the_bound_on_gaussian_data_is_the_analytic_one_to_a_thousandth_of_a_bit
 
 @pytest.mark.parametrize("variance", STEPS)
 def test_no_model_codes_the_data_in_fewer_bits_than_their_entropy(variance):
-    """Not the best network, and still less any other."""
+    """The best network cannot, and any other needs more."""
     grid, x0 = jnp.arange(100, -1, -1), images(FEW)
 
     @jax.jit
@@ -162,7 +162,7 @@ def test_pure_noise_at_t_T_costs_nothing():
 
 
 def test_the_bound_can_be_trained_on():
-    """The gradient by the network's output is finite, and 0 for the best of all scales c."""
+    """The gradient is finite, and 0 at the best scale c."""
     x0 = images((16, 64, 64, 3))
 
     def total(log_c):
@@ -183,7 +183,7 @@ def test_bins_keep_their_digits_in_float32(std):
         jaxddim.Gaussian(jnp.asarray(mean), jnp.float32(std)), jnp.asarray(VALUES, jnp.float32)
     )
     expected = log_bin(mean.astype(np.float64), std)
-    # an error of 6e-8 in x_0 and in the mean is one of distance / std^2 times that in the result
+    # an error of 6e-8 in x_0 and the mean is multiplied by distance / std^2 in the result
     sensitivity = (1 + abs(VALUES - mean)) / std**2
     assert np.all(abs(got - expected) < 2e-7 * sensitivity + 1e-5 * abs(expected) + 1e-5)
     np.testing.assert_allclose(np.exp(np.asarray(got, np.float64)).sum(1), 1, atol=2e-4)
@@ -220,7 +220,7 @@ def test_the_ode_likelihood_of_gaussian_data_is_exact_to_a_hundredth_of_a_nat(sc
         schedule, 50, denoiser(schedule, m, c), jnp.asarray(m + c * Z, jnp.float32), probe=probe
     )
     error = (np.asarray(log_prob) - scipy.stats.norm.logpdf(m + c * Z, m, c).sum(1)) / Z.shape[1]
-    if probe == "rademacher":  # no variance for a diagonal Jacobian
+    if probe == "rademacher":  # zero variance for a diagonal Jacobian
         assert abs(error).max() < 1e-2
     else:
         assert error.std() > 0.05
@@ -228,7 +228,7 @@ def test_the_ode_likelihood_of_gaussian_data_is_exact_to_a_hundredth_of_a_nat(sc
 
 
 def test_the_ode_likelihood_is_of_second_order():
-    """Narrow data, so that the error of the method stands above those of float32 and of T."""
+    """Narrow data, so that the method's error exceeds those of float32 and of a finite T."""
     schedule, c, steps = jaxddim.cosine(1000), 0.1, np.array([50, 100, 200])
     exact = scipy.stats.norm.logpdf(0.2, 0, c)
     errors = [
@@ -255,7 +255,7 @@ def of_corners(x, t):
 
 @pytest.mark.parametrize("probe", ["rademacher", "gaussian"])
 def test_the_ode_likelihood_of_a_mixture_is_its_density_and_hutchinson_is_unbiased(probe):
-    """Jacobians that are not diagonal: one estimate varies, their mean is the density's."""
+    """Jacobians that are not diagonal: estimates vary, their mean is the log-density."""
     points = np.array([[-0.5, 0.1], [0.0, 0.0], [0.4, 0.8], [0.1, -0.9]])
     square = ((points[:, None] - CORNERS) ** 2).sum(-1)
     density = np.mean(np.exp(-square / (2 * WIDTH**2)), 1) / (2 * np.pi * WIDTH**2)
@@ -279,7 +279,7 @@ def test_the_network_is_asked_neither_at_0_nor_at_T():
 
 
 def test_an_eps_network_that_is_a_little_off_is_still_followed_through_to_T():
-    """At T its error is divided by alpha_T = 5e-5; weighed in, it would be everything."""
+    """At T its error is divided by alpha_T = 5e-5; if included, it would dominate."""
     schedule = jaxddim.cosine(1000)
     best = denoiser(schedule, 0.0, 0.5)
 
@@ -292,7 +292,7 @@ def test_an_eps_network_that_is_a_little_off_is_still_followed_through_to_T():
 
 
 def test_bits_of_8_bit_images_along_the_ode_are_their_entropy():
-    """And what a Gaussian loses on rounded data with cut tails, which has a closed form."""
+    """Plus what a Gaussian loses on rounded data with clipped tails, which has a closed form."""
     x0 = images((64, 24, 24, 3))
     grid = jaxddim.timesteps(1000, 50, spacing="quadratic")
     run = lambda key: likelihood.ode_bits_per_dim(  # noqa: E731

@@ -1,5 +1,5 @@
-"""Predictions: every kind goes to the pair and back, clipping keeps it consistent, and a network
-is asked for the right thing at the right index."""
+"""Predictions: every kind converts to the pair (x_0, eps) and back, clipping keeps the pair
+consistent, and a network is called with the right index."""
 
 import chex
 import flax.linen as nn
@@ -24,7 +24,7 @@ KINDS = list(FROM)
 
 
 def drawn(seed=0, shape=(4, 3, 3, 2)):
-    """Clean images, noise, times 1..19 (not T = 20, where cosine leaves no digits of x_0), x_t."""
+    """Clean images, noise, times 1..19 (not T = 20, where cosine leaves no digits of x_0); x_t."""
     rng = np.random.default_rng(seed)
     x0 = jnp.asarray(rng.uniform(-1, 1, shape), jnp.float32)
     eps = jnp.asarray(rng.normal(size=shape), jnp.float32)
@@ -112,7 +112,7 @@ def test_threshold_scales_each_image_by_its_own_quantile():
     t = np.array([5, 9, 12])
     pair = jaxddim.threshold(SCHEDULE, x_t, jaxddim.from_x0(SCHEDULE, x_t, x0, t), t, quantile=0.8)
     ramp = np.minimum(np.arange(11) / 8, 1)
-    expected = [ramp, -ramp, np.arange(11) / 20]  # never stretched
+    expected = [ramp, -ramp, np.arange(11) / 20]  # never scaled up
     np.testing.assert_allclose(pair.x0[..., 0, 0], expected, atol=1e-6)
     assert_consistent(x_t, pair, t)
     for quantile in (0.0, 1.1):

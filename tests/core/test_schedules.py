@@ -16,7 +16,7 @@ T = 1000
 LINE = np.linspace(1e-4, 0.02, T)
 I = np.arange(T + 1)  # noqa: E741
 
-# alpha_bar[1..T] of each schedule: the official DDIM code's betas, or a closed form where one is
+# alpha_bar[1..T] of each schedule: the official DDIM code's betas, or a closed form
 LOGISTIC = np.exp(-np.logaddexp(0, 6 - 12 * np.arange(T) / (T - 1)))
 SQRT_LINE = 0.01 + (np.sqrt(0.02) - 0.01) * np.arange(T) / (T - 1)
 EXPECTED = {
@@ -158,7 +158,7 @@ def test_every_possible_grid_has_exactly_S_falling_steps_to_0(data, num_train, s
         assert grid[0] == num_train
     if spacing in ("leading", "linspace") and num_sample > 1:
         assert grid[-2] == 1
-    if spacing in ("linear", "leading", "trailing"):  # even, to the rounding of one step
+    if spacing in ("linear", "leading", "trailing"):  # evenly spaced, up to rounding by one step
         assert np.ptp(np.diff(grid[:-1])) <= 1 if num_sample > 1 else True
 
 

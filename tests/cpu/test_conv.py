@@ -1,4 +1,4 @@
-"""Convolutions, sums over pixels, and what they are lowered to."""
+"""Convolutions and sums over pixels, and their lowerings."""
 
 import functools
 import re
@@ -21,7 +21,7 @@ from jaxddim.models import SimpleUNet, UNet
 from jaxddim.models.layers import Conv, ConvTranspose, Dense
 
 ONE = ((1, 1), (1, 1))
-LAYERS = [  # image, kernel, strides, padding, transposed, its form
+LAYERS = [  # image, kernel, strides, padding, transposed, expected form
     ((2, 5, 3, 4), (1, 1, 4, 6), (1, 1), "SAME", False, "pointwise"),
     ((2, 5, 3, 4), (1, 1, 4, 6), (2, 2), "SAME", False, "direct"),
     ((4, 16, 16, 18), (3, 3, 18, 20), (1, 1), "SAME", False, "winograd"),
@@ -75,7 +75,7 @@ def test_every_form_is_the_convolution(image, kernel, strides, padding, transpos
     layer = forms.Layer(image, kernel, strides, padding, transposed, precise=True)
     assert form_name(layer) == form
     x, k, y = draw(image, kernel, layer.y)
-    k = k / np.sqrt(np.prod(kernel[:3]))  # the sine below magnifies what is off in large sums
+    k = k / np.sqrt(np.prod(kernel[:3]))  # the sine below amplifies errors in large sums
 
     def everything(function, x, k, y):
         def f(x, k):
@@ -111,7 +111,7 @@ def test_the_error_of_every_form_is_at_most_ten_times_the_direct_ones(
         results(conv, x, k, y), results(plain, x, k, y), exact, strict=True
     ):
         rms = [np.sqrt(np.mean((np.asarray(a, np.float64) - true) ** 2)) for a in (ours, direct)]
-        floor = 2e-8 * np.sqrt(np.mean(true**2))  # a product of two numbers may come out exact
+        floor = 2e-8 * np.sqrt(np.mean(true**2))  # a product of two numbers may be exact
         assert rms[0] <= 10 * max(rms[1], floor), form
 
 
@@ -223,7 +223,7 @@ def test_total_and_spread_are_each_others_transpose():
     _, pull = jax.vjp(total, x)
     np.testing.assert_array_equal(pull(v)[0], spread(v, 4, 5))
     np.testing.assert_allclose(jax.vmap(total)(x[None])[0], total(x), rtol=1e-5, atol=1e-5)
-    many = jnp.ones((1, 64, 64, 2), jnp.bfloat16)  # summed in bfloat16 it would stop at 256
+    many = jnp.ones((1, 64, 64, 2), jnp.bfloat16)  # a sum in bfloat16 would stop at 256
     assert total(many).dtype == jnp.bfloat16 and float(total(many)[0, 0]) == 4096
 
 

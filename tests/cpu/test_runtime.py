@@ -1,4 +1,4 @@
-"""Options for jax.jit that this jaxlib still needs, and memory that stays with the process."""
+"""Options for jax.jit that this jaxlib still needs, and memory that the process keeps."""
 
 import ctypes
 import json
@@ -20,7 +20,7 @@ def test_compiler_options_are_accepted_here():
 
 
 def test_this_jaxlib_still_needs_the_option():
-    """Where this fails, `compiler_options` may have nothing left to do: time it without."""
+    """If this fails, `compiler_options` may no longer be needed: time it without."""
 
     def compiled_text(options):
         x, k = jnp.ones([8, 32, 32, 64]), jnp.ones([3, 3, 64, 64])
@@ -42,7 +42,7 @@ import jax, jax.numpy as jnp
 import jaxddim
 if sys.argv[1] == "keep":
     jaxddim.keep_memory()
-a, k = jnp.ones([16384, 256]), jnp.zeros([256, 256])  # what one layer remembers takes 16 MiB
+a, k = jnp.ones([16384, 256]), jnp.zeros([256, 256])  # each layer stores 16 MiB
 network = lambda k: functools.reduce(lambda h, _: jnp.tanh(h @ k), range(8), a)
 f = jax.jit(jax.grad(lambda k: jnp.sum(network(k))))
 pages = []
@@ -56,7 +56,7 @@ print(json.dumps(pages))
 
 @pytest.mark.skipif(
     not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "mallopt"),
-    reason="glibc is what keep_memory tells to keep memory",
+    reason="keep_memory needs glibc",
 )
 def test_kept_memory_is_not_asked_for_again():
     def last_calls(argument):

@@ -1,8 +1,8 @@
-"""The networks against independent ones: PyTorch's layers in float64 NumPy, written from their
-definitions, wired as the seed and the official DDIM code wire them.
+"""The networks against independent references: PyTorch's layers in float64 NumPy, written from
+their definitions and connected as in the seed and in the official DDIM code.
 
-Weights are drawn at random, all of them: a freshly initialised UNet is the identity in every block,
-and would hide what a block does.
+All weights are drawn at random: in a freshly initialised UNet every block is the identity, which
+would hide errors.
 """
 
 import math
@@ -22,7 +22,7 @@ from jaxddim.models.norm import BatchNorm, GroupNorm
 from jaxddim.models.simple_unet import Block
 from jaxddim.models.unet import depth_to_space, space_to_depth, upsample
 
-# Compiles in half the time, to slower code; the comparisons with the references use plain jax.jit.
+# Compiles twice as fast, to slower code; comparisons with the references use plain jax.jit.
 fast_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 SIMPLE = SimpleUNet(channels=(6, 8, 10), time_dim=8)
@@ -38,7 +38,7 @@ def images(batch=2, height=8, width=8, seed=0):
 
 
 def drawn(model, x, index, seed=0, **kwargs):
-    """Random variables of the network's shapes, of a size that keeps activations near 1."""
+    """Random weights of the network's shapes, scaled to keep activations near 1."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
@@ -74,7 +74,7 @@ def small():
 
 
 def torch_weights(variables, name_of):
-    """Our variables as a PyTorch state dict: `name_of(path)` names a module, layouts are moved."""
+    """Our variables as a PyTorch state dict: `name_of(path)` names a module; layouts change."""
     weights = {}
     flat = jax.tree_util.tree_leaves_with_path(variables)
     for path, leaf in flat:
@@ -106,7 +106,7 @@ def conv2d(w, name, x, stride=1, pad=(1, 1)):
 
 
 def conv_transpose2d(w, name, x):
-    """Each input pixel adds its multiple of the 4x4 kernel to the output; then pad 1 is cut off."""
+    """Each input pixel adds its multiple of the 4x4 kernel to the output, cropped by 1."""
     weight = w[f"{name}.weight"]
     b, _, height, width = x.shape
     y = np.zeros((b, weight.shape[1], 2 * height + 2, 2 * width + 2))
@@ -158,7 +158,7 @@ def seed_name(path):
 
 
 def seed_network(w, x, index, train):
-    """The forward pass of the seed's figures 1 and 2; `w`'s running statistics move in training."""
+    """The forward pass of the seed's figures 1 and 2; training updates `w`'s running statistics."""
 
     def norm(name, x):
         mean, var = w[f"{name}.running_mean"], w[f"{name}.running_var"]
@@ -208,7 +208,7 @@ def test_simple_unet_is_the_seeds_network_in_training(simple):
 
 
 def test_simple_unet_is_the_seeds_network_in_pytorch(simple):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed; NumPy's answer is used")
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed; NumPy's result is used")
 
     class Positions(torch.nn.Module):
         def __init__(self, dim):
@@ -310,7 +310,7 @@ def official_name(path):
 
 
 def official_network(w, x, index, channels, levels, num_blocks, attention, groups):
-    """The forward pass of the official code; blocks with a shortcut are those that own one."""
+    """The forward pass of the official code; a block has a shortcut layer if `w` does."""
 
     def norm(name, x):
         runs = x.reshape(x.shape[0], groups, -1)
@@ -429,7 +429,7 @@ def test_group_norm_equals_flax_and_survives_an_offset():
     flax = nn.GroupNorm(num_groups=4, epsilon=1e-6)
     expected = fast_jit(flax.apply)(variables, x)
     np.testing.assert_allclose(fast_jit(GroupNorm(4).apply)(variables, x), expected, atol=1e-5)
-    constant = jnp.full([1, 8, 8, 4], 1234.567)  # E[x^2] - E[x]^2 rounds below 0 or above
+    constant = jnp.full([1, 8, 8, 4], 1234.567)  # E[x^2] - E[x]^2 may round below 0
     variables = {"params": {"scale": jnp.ones(4), "bias": jnp.zeros(4)}}
     loss = fast_jit(jax.value_and_grad(lambda x: jnp.sum(GroupNorm(2).apply(variables, x) ** 2)))
     chex.assert_tree_all_finite(loss(constant))
@@ -452,7 +452,7 @@ def test_batch_norm_running_statistics_are_pytorchs():
     y, updates = BatchNorm().apply(variables, x, train=True, mutable=["batch_stats"])
     np.testing.assert_allclose(updates["batch_stats"]["mean"], [0.2, 0.2], rtol=1e-6)
     np.testing.assert_allclose(updates["batch_stats"]["var"], [0.9 + 0.4, 0.9 + 0.3], rtol=1e-6)
-    a = math.sqrt(1.5)  # the batch itself is divided by the biased deviation
+    a = math.sqrt(1.5)  # the batch is divided by the biased deviation
     np.testing.assert_allclose(y[:, 0], [-a, 0, a], atol=1e-5)
 
 
@@ -466,7 +466,7 @@ def test_pixels_keep_their_place():
 
 
 # ---------------------------------------------------------------------------------------------
-# The contract: training and inference, batches, dtypes, options
+# The common interface: training and inference, batches, dtypes, options
 # ---------------------------------------------------------------------------------------------
 
 
@@ -515,7 +515,7 @@ def test_dropout_keeps_its_share_and_the_mean(rate):
     values = np.unique(dropped)
     np.testing.assert_allclose(values, [0, 1 / (1 - rate)], rtol=1e-4)
     first, second = dropped.reshape(-1)[:-1:2] == 0, dropped.reshape(-1)[1::2] == 0
-    assert abs(float(jnp.mean(first & second)) - rate**2) < 5e-3  # halves of the same words
+    assert abs(float(jnp.mean(first & second)) - rate**2) < 5e-3  # the two halves of a random word
 
 
 def test_without_dropout_training_equals_inference(small):

@@ -1,4 +1,4 @@
-"""Langevin dynamics against laws that are known in closed form."""
+"""Langevin dynamics against distributions known in closed form."""
 
 import functools
 import itertools
@@ -44,7 +44,7 @@ def score(x, index):
 
 
 def test_from_noise_at_a_fixed_time_the_walk_finds_the_mean_and_covariance_of_a_mixture():
-    """Within sampling error, and the bias of first order in h: h / 2v of the smallest v."""
+    """Up to sampling error and the first-order bias in h: h / 2v for the smallest v."""
     denoise_fn = jaxddim.as_denoiser(LINEAR, score, kind="score", clip_x0=False)
     step = functools.partial(jaxddim.langevin_step, snr=SNR)
     n = 4000
@@ -65,11 +65,11 @@ def test_from_noise_at_a_fixed_time_the_walk_finds_the_mean_and_covariance_of_a_
     scale = np.sqrt(np.outer(variance, variance))
     error = np.abs(np.cov(x.T) - covariance) / scale
     assert np.all(error < bias + 5 * np.sqrt(2 / n)), error
-    assert np.abs(np.cov(start.T) - covariance).max() > 0.5  # it did not begin there
+    assert np.abs(np.cov(start.T) - covariance).max() > 0.5  # the start was not there already
 
 
 def test_of_a_gaussian_the_walk_keeps_the_mean_and_the_variance_up_to_the_stated_bias():
-    """The step is affine: x' = a x + b + std z, so its stationary law follows from a, b and std."""
+    """The step is affine: x' = a x + b + std z, and a, b, std give its stationary law."""
     for t, snr in itertools.product((TIME, 400, 900), (0.1, SNR, 0.7)):
         v = AB[t] * C**2 + 1 - AB[t]  # the variance of q(x_t) for data N(M, C^2)
         h = 2 * (snr**2) * (1 - AB[t])
@@ -139,7 +139,7 @@ def test_predictor_corrector_has_the_mean_and_variance_of_the_closed_form(method
 
 
 def test_the_closed_form_keeps_the_law_of_the_data():
-    """So the reference above is right, and corrections mend what a short grid leaves undone."""
+    """Checks the reference above; corrections reduce the error of a short grid."""
     for method in STEPS:
         mean, variance = corrected_closed_form(np.arange(1000, -1, -1), method, 2, 0.1)
         np.testing.assert_allclose([mean, np.sqrt(variance)], [M, C], rtol=0.01)

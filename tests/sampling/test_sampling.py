@@ -1,4 +1,4 @@
-"""The loop: what it draws, what it keeps, and how it behaves under JAX's transformations."""
+"""The sampling loop: its noise, its snapshots, and JAX's transformations of it."""
 
 import functools
 
@@ -52,7 +52,7 @@ def sampler(step, shape=SHAPE):
 
 
 def pure_noise_step(schedule, x_t, prediction, t, s):
-    """Forgets where it was, so that the state after a step is the noise of that step."""
+    """Ignores x_t, so that the state after a step is the noise of that step."""
     return jaxddim.Gaussian(0 * x_t, jnp.ones(()))
 
 
@@ -82,7 +82,7 @@ def test_every_step_and_every_image_draws_fresh_standard_normal_noise():
         step=lambda schedule, x, *_: jaxddim.Gaussian(x, jnp.zeros(())),
     )  # fmt: skip
     together = np.corrcoef(np.concatenate([start, noise]))[:16, 16:]
-    assert np.abs(together).max() < 0.9  # nor is x_T
+    assert np.abs(together).max() < 0.9  # x_T is new as well
 
 
 @pytest.mark.parametrize("grid", [[7] * 9, [9, 9, 5, 9, 5, 5, 1, 0, 1, 0]])
@@ -94,11 +94,11 @@ def test_a_grid_that_stays_at_a_time_or_comes_back_to_it_draws_fresh_noise(grid)
     assert np.abs(correlation).max() < 0.7
     once, _ = run(jnp.array([9, 5]), x)
     same, _ = run(jnp.array([12, 9, 5]), x)
-    np.testing.assert_array_equal(once, same)  # the first visit's noise is that of its time
+    np.testing.assert_array_equal(once, same)  # the noise of a first visit depends on its time only
 
 
 def test_a_solver_is_handed_its_own_memory_and_its_grid():
-    """Four steps that sum up the times that they came from, and one that stays at each."""
+    """A solver that sums up the times that it starts from, with one stay at each and without."""
 
     def step(denoise_fn, schedule, x, t, s, memory):
         times, count = memory
@@ -119,7 +119,7 @@ def test_a_solver_is_handed_its_own_memory_and_its_grid():
 
     run = functools.partial(jaxddim.integrate, KEY, DENOISE, SCHEDULE, GRID, 0 * X_T)
     x, _ = run(step=jaxddim.Solver(init, step, stays=1))
-    np.testing.assert_array_equal(x, 0 * X_T + 20)  # no stay has left
+    np.testing.assert_array_equal(x, 0 * X_T + 20)  # every stay has s = t
     x, _ = run(step=jaxddim.Solver(init, finished))
     np.testing.assert_array_equal(x, 0 * X_T + sum(GRID.tolist()))
 
@@ -256,7 +256,7 @@ def test_gradients_through_the_sampler_are_those_of_finite_differences(step):
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_schedule_can_be_learned_through_the_sampler(step):
-    """The square roots of 0 at time 0 and at eta = 0 have infinite slopes, and must not show."""
+    """The infinite slopes of sqrt at time 0 and at eta = 0 must not reach the gradient."""
 
     def end(log_snr):
         schedule = jaxddim.Schedule(log_snr)
@@ -294,7 +294,7 @@ def test_slerp_follows_the_arc_at_constant_speed():
     z0, z1 = jnp.array([[1.0, 0.0], [2.0, 0.0]]), jnp.array([[0.0, 1.0], [1.0, 3**0.5]])
     for w in (0.0, 1 / 3, 0.5, 1.0):
         z = jaxddim.slerp(z0, z1, w)
-        for row, radius, angle in ((0, 1, np.pi / 2), (1, 2, np.pi / 3)):  # one angle an example
+        for row, radius, angle in ((0, 1, np.pi / 2), (1, 2, np.pi / 3)):  # one angle per example
             expected = [radius * np.cos(w * angle), radius * np.sin(w * angle)]
             np.testing.assert_allclose(z[row], expected, atol=1e-6)
     each = jaxddim.slerp(z0, z1, jnp.array([0.0, 1.0]))

@@ -1,7 +1,7 @@
 """Samplers on data N(M, C^2), where everything is known in closed form.
 
 The best prediction is E[x_0 | x_t], affine in x_t. So every step is affine, and the mean and
-variance of what comes out follow in float64 from the papers' formulas and betas alone.
+variance of the samples follow in float64 from the papers' formulas and betas alone.
 """
 
 import functools
@@ -21,7 +21,7 @@ AB = np.append(1, np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))
 
 
 def best_x0(x, index):
-    """Bayes: a prior of precision 1 / C^2, an observation x / sqrt(ab) of precision SNR."""
+    """Bayes' rule: a prior of precision 1 / C^2, an observation x / sqrt(ab) of precision SNR."""
     ab = LINEAR.alpha_bar[index + 1].reshape(-1, *[1] * (x.ndim - 1))
     return (M * (1 - ab) + C**2 * jnp.sqrt(ab) * x) / (1 - ab + C**2 * ab)
 
@@ -82,7 +82,7 @@ def test_samples_have_the_mean_and_variance_of_the_closed_form(name, spacing):
 
 
 def test_the_closed_form_tends_to_the_data():
-    """So the reference above is right: with all 1000 steps each method arrives at N(M, C^2)."""
+    """Checks the reference above: with all 1000 steps each method reaches N(M, C^2)."""
     grid = np.arange(1000, -1, -1)
     for _, (method, *eta) in STEPS.values():
         A, B, V = closed_form(grid, method, *eta)
@@ -112,7 +112,7 @@ def test_reconstruction_error_falls_at_first_order():
     errors = [reconstruction_error(jaxddim.timesteps(1000, n), 0) for n in steps]
     slope, _ = np.polyfit(np.log(steps), np.log(errors), 1)
     assert abs(slope + 1) < 0.05
-    assert errors[-1] > 1e-3  # far above rounding, so the slope is one of the method
+    assert errors[-1] > 1e-3  # far above rounding, so the slope is the method's
 
 
 @pytest.mark.parametrize("spacing", ["linear", "quadratic"])

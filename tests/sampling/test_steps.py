@@ -146,7 +146,7 @@ def test_the_step_to_0_is_the_predicted_image_without_noise(step, t):
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_a_ddim_step_from_0_to_0_stays_there(eta):
-    """As when examples of one batch arrive at different steps: 0 - 0 of infinite log SNR."""
+    """As when examples of one batch finish at different steps; log SNR is infinite there."""
     x = jnp.full((2, 3), 0.3)
     pair = jaxddim.Prediction(x, jnp.ones((2, 3)))
     mean, std = jaxddim.ddim_step(SHORT, x, pair, jnp.array([0, 0]), jnp.array([0, 0]), eta=eta)

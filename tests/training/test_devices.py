@@ -1,6 +1,6 @@
-"""Training over several devices equals training on one; and the core stands without Flax.
+"""Training on several devices equals training on one; the core imports no Flax.
 
-Each test runs in a process of its own: JAX fixes the number of devices when it starts.
+Each test runs in a separate process: JAX fixes the number of devices when it starts.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Losses: known answers, and one loss whatever the network predicts."""
+"""Losses: known values, and the same loss whatever the network predicts."""
 
 import chex
 import jax
@@ -9,7 +9,7 @@ import pytest
 import jaxddim
 
 SCHEDULE = jaxddim.cosine(20)
-T = np.arange(1, 20)  # but T itself, where x_0 has no digits left
+T = np.arange(1, 20)  # without T itself, where x_0 has no digits left
 KINDS = ["eps", "x0", "v", "score"]
 SHAPE = (len(T), 4, 4, 3)
 
@@ -120,7 +120,7 @@ def test_weighting_sees_the_log_snr_of_each_example():
 
 
 def test_bfloat16_outputs_are_compared_in_float32():
-    """1 + 2^-7 and 1.003 are one number in bfloat16, and two here."""
+    """1 + 2^-7 and 1.003 are equal in bfloat16, but not here."""
     output = jnp.full((2, 64), 1.0, jnp.bfloat16)
     eps = jnp.full((2, 64), 1.003)
     loss = jaxddim.diffusion_loss(SCHEDULE, output, eps, 5, eps, norm="l1")

@@ -1,5 +1,5 @@
-"""Training: what the network is really fed, what one step changes, and that resuming, compiling
-and spreading over devices change nothing."""
+"""Training: the network's inputs, the effect of one step, and that resuming, compiling and
+sharding over devices change nothing."""
 
 import functools
 
@@ -23,7 +23,7 @@ BATCH = jax.random.normal(jax.random.key(5), (16, 2))
 
 
 class Normed(nn.Module):
-    """A network with running statistics, without the bias that they would cancel."""
+    """A network with running statistics, without a bias, which they would cancel."""
 
     @nn.compact
     def __call__(self, x, index, train=False):
@@ -55,7 +55,7 @@ def run(state, step, n, batch=BATCH):
 def spied(size, record, steps, x0, **options):
     """What ``record(x_t, index, **extra)`` saw in each of many steps.
 
-    The spy is pure: it answers zeros, and hands what it saw on as its batch statistics.
+    The spy is pure: it outputs zeros, and returns what it saw as its batch statistics.
     """
 
     def apply_fn(variables, x, index, *, train, mutable, rngs, **extra):
@@ -82,7 +82,7 @@ def spied(size, record, steps, x0, **options):
 
 
 def test_times_are_uniform_over_steps_and_within_a_batch():
-    """A loop that reseeds in every step would train on the same few times for ever."""
+    """A loop that reseeds in every step would always train on the same few times."""
     seen, _ = spied(32, lambda x, index: index.astype(jnp.float32), 1000, jnp.zeros((32, 2)))
     seen = np.asarray(seen).astype(int)
     assert seen.min() == 0 and seen.max() == 19
@@ -114,7 +114,7 @@ def test_the_network_is_fed_x_t_with_the_index_t_minus_1():
     seen, _ = spied((2, 64), record, 10, jnp.full((64, 1), 1e6))
     scale, index = np.asarray(seen).transpose(1, 0, 2).reshape(2, -1)
     phi = (np.arange(21) / 20 + 0.008) / 1.008 * np.pi / 2
-    alpha = np.cos(phi) / np.cos(phi[0])  # of the cosine schedule, but for its last step
+    alpha = np.cos(phi) / np.cos(phi[0])  # of the cosine schedule, except its last step
     inner = index < 19
     np.testing.assert_allclose(scale[inner], alpha[index[inner].astype(int) + 1], atol=1e-4)
 
@@ -137,7 +137,7 @@ def test_labels_of_a_dict_batch_reach_the_network():
     [({"kind": "x0", "norm": "l2"}, 9.0), ({"kind": "x0", "norm": "l1"}, 3.0), ({}, 1.0)],
 )
 def test_the_loss_of_a_network_that_answers_zero_is_known(options, expected):
-    """Mean square of x_0 = 3, its mean size, and the variance of eps."""
+    """Mean square of x_0 = 3, its mean absolute value, and the variance of eps."""
     _, loss = spied((), lambda x, index: jnp.zeros(()), 100, jnp.full((64, 2), 3.0), **options)
     np.testing.assert_allclose(np.mean(loss), expected, rtol=0.05)
 
@@ -225,7 +225,7 @@ def test_the_average_warms_up_and_holds_the_statistics_too():
     step = jax.jit(step)
     average = {k: jax.tree.map(np.float64, v) for k, v in jaxddim.variables(state, "raw").items()}
     chex.assert_trees_all_equal(jaxddim.variables(state, "ema"), jaxddim.variables(state, "raw"))
-    decays = [0.1, 2 / 11, 3 / 12, 0.3, 0.3, 0.3]  # (1 + n) / (10 + n), until 0.3 is less
+    decays = [0.1, 2 / 11, 3 / 12, 0.3, 0.3, 0.3]  # (1 + n) / (10 + n), at most 0.3
     for d in decays:
         state, _ = step(state, BATCH)
         now = jaxddim.variables(state, "raw")
@@ -239,7 +239,7 @@ def test_the_average_warms_up_and_holds_the_statistics_too():
 
 
 def test_a_new_state_is_drawn_from_the_laws_of_the_networks_own_initialisers():
-    """Of a Flax network, and of anything else with an init."""
+    """For a Flax network, and for any other object with an init."""
 
     class Two(nn.Module):
         @nn.compact
@@ -299,7 +299,7 @@ def test_a_run_compiles_once_and_reuses_the_memory_of_its_state():
 
 
 def test_devices_of_one_step_draw_different_times_and_noise():
-    """Averaged over 8 devices the noise has an eighth of its variance, were it not the same."""
+    """Averaged over 8 devices, independent noise has an eighth of its variance."""
     state, step = setup(tx=optax.sgd(0.0))
 
     def apply_fn(variables, x, index, **_):
