@@ -1,9 +1,9 @@
 """python -m experiments.evaluate --workdir DIR [--num N] [--steps S] [--eta E] ...
 
-How good a trained run's samples are: Frechet and kernel distances to the training images,
-precision and recall, the training images nearest to them, and the validation loss at each noise
-level. Prints one JSON record, complete enough to repeat the call, and keeps it with its pictures
-in DIR/evaluations, or where --out says.
+Measures the sample quality of a trained run: Frechet and kernel distances to the training images,
+precision and recall, the nearest training images, and the validation loss at each noise level.
+Prints one JSON record with everything needed to repeat the call, and saves it with its pictures in
+DIR/evaluations, or at the path given by --out.
 """
 
 import dataclasses
@@ -31,38 +31,38 @@ from jaxddim.runs import record as records
 from jaxddim.runs.trained import Trained
 
 NUM = 2000
-FEWEST = 4  # images, for a third neighbour and for two blocks
+FEWEST = 4  # images: enough for a third nearest neighbour and for two blocks of KID
 
 
 @dataclass(frozen=True)
 class EvaluateConfig(drawing.DrawConfig):
-    """Measure how good a trained run's samples are."""
+    """Measure the sample quality of a trained run."""
 
     seed: int = 0
-    """Of the noise, and of the blocks of KID."""
+    """Seed of the noise and of the KID blocks."""
     num: int | None = None
-    """How many samples; 2000 when not given, or all of --samples."""
+    """Number of samples; by default 2000, or all of --samples."""
     samples: str | None = None
-    """FILE.npz (uint8 array "images") or DIR of PNGs: measure these images instead of drawing."""
+    """Measure these images instead of sampling: FILE.npz (uint8 array "images") or DIR of PNGs."""
     metrics: tuple[str, ...] = DEFAULT
-    """What to measure; also variational_bound and ode_likelihood, minutes each on a CPU."""
+    """Metrics; also available: variational_bound and ode_likelihood, minutes each on a CPU."""
     reference: Literal["train", "holdout", "all"] = "train"
-    """Images of the run that samples are compared with."""
+    """Which of the run's images the samples are compared with."""
     network: Literal["efficientnet-lite0", "inception"] = "efficientnet-lite0"
-    """What makes features of images."""
+    """The feature network."""
     network_weights: str | None = None
     """FILE.pth or FILE.safetensors with the weights of inception."""
     out: str | None = None
-    """FILE.json for the record; pictures go beside it."""
+    """FILE.json for the record; pictures are saved next to it."""
     data: images.Places = field(default_factory=images.Places)
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    """Measures, writes the record and prints it.
+    """Measures the samples, saves the record and prints it.
 
     Raises:
-      UserError: for a folder without a run or without its images, settings that cannot work,
-        weights that are missing, or an output that cannot be written.
+      UserError: for a folder without a run or without its images, invalid settings, missing
+        weights, or an output that cannot be written.
     """
     began = time.perf_counter()
     check(config)
@@ -74,7 +74,7 @@ def evaluate(config: EvaluateConfig) -> None:
         grid, draw = None, functools.partial(read, config, run)
     network = functools.cache(lambda: loading.load(config.network, config.network_weights))
     if any(METRICS[name].features for name in config.metrics):
-        network()  # what is wrong with its weights is told before hours of sampling
+        network()  # report problems with its weights before hours of sampling
     splits = images.splits(config.workdir, config.data)
     if len(splits.images[config.reference]) < FEWEST:
         raise UserError(f"--reference {config.reference} has fewer than {FEWEST} images")
@@ -103,7 +103,7 @@ def evaluate(config: EvaluateConfig) -> None:
 
 
 def check(config: EvaluateConfig) -> None:
-    """Raises a UserError for settings that cannot work."""
+    """Raises a UserError for invalid settings."""
     checks.check_numbers(config, "num", "steps")
     if config.samples is None:
         checks.check_step(config)
@@ -129,7 +129,7 @@ def read(config: EvaluateConfig, run: Trained) -> np.ndarray:
     """The images of --samples, uint8 [num, h, w, 3].
 
     Raises:
-      UserError: when they cannot be read, are too few, or have another size than the run's.
+      UserError: when they cannot be read, are too few, or differ in size from the run's images.
     """
     path, size = Path(str(config.samples)).expanduser(), run.config.data.image_size
     try:
@@ -142,7 +142,7 @@ def read(config: EvaluateConfig, run: Trained) -> np.ndarray:
     if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
         raise UserError(
             f"--samples {path} holds {images.dtype} {list(images.shape)}: expected uint8 "
-            f"[n, {size}, {size}, 3], as the images of the run"
+            f"[n, {size}, {size}, 3], like the run's images"
         )
     num = len(images) if config.num is None else config.num
     if not FEWEST <= num <= len(images):
@@ -170,7 +170,7 @@ def _read_folder(path: Path) -> np.ndarray:
 
 
 def default_out(config: EvaluateConfig, run: Trained) -> Path:
-    """DIR/evaluations/STEP-METHOD-KEY.json; other settings have another key."""
+    """DIR/evaluations/STEP-METHOD-KEY.json; KEY is a hash of the settings."""
     how = f"{config.method}{config.steps}" if config.samples is None else "files"
     key = cache.key(dataclasses.replace(config, workdir=""))
     return Path(config.workdir) / "evaluations" / f"{run.step:07d}-{how}-{key}.json"

@@ -1,11 +1,11 @@
 """python -m experiments.paper --workdir DIR [--out DIR] [--num N] [--max-steps S] ...
 
-The DDIM paper's tables and figures for a trained run: DIR/paper/report.md with its pictures, and
-all numbers in DIR/paper/report.json. Every cell of table 1, and every other piece of work, is kept
-as soon as it is done, so that the same command goes on where it was stopped.
+Reproduces the DDIM paper's tables and figures for a trained run: DIR/paper/report.md with its
+pictures, and all numbers in DIR/paper/report.json. Every cell of table 1, and every other result,
+is saved as soon as it is done, so the same command resumes where it was stopped.
 
-The defaults take about 30 minutes on two processor cores for the `demo` run, two thirds of them
-for S = T; with --max-steps 100 it is about 10. The paper's own setting is --num 50000
+With the defaults, the `demo` run takes about 30 minutes on two CPU cores, two thirds of it for
+S = T; with --max-steps 100 it takes about 10. The paper's own setting is --num 50000
 --network inception --network-weights FILE, with --spacing quadratic for CIFAR10.
 """
 
@@ -37,7 +37,7 @@ from experiments.terminal.files import save_json
 from jaxddim.runs import record as records
 from jaxddim.runs import trained
 
-FEWEST = 4  # samples, for two blocks of KID
+FEWEST = 4  # samples: enough for two blocks of KID
 
 
 class Part(NamedTuple):
@@ -45,8 +45,8 @@ class Part(NamedTuple):
 
     Attributes:
       title: its heading.
-      measure: ``measure(study)``, its numbers; draws its pictures.
-      lines: ``lines(numbers)``, its Markdown.
+      measure: ``measure(study)`` returns its numbers and draws its pictures.
+      lines: ``lines(numbers)`` returns its lines of Markdown.
     """
 
     title: str
@@ -69,41 +69,41 @@ PARTS = {
 
 @dataclass(frozen=True)
 class PaperConfig:
-    """The DDIM paper's tables and figures for a trained run."""
+    """Reproduce the DDIM paper's tables and figures for a trained run."""
 
     workdir: str = ""
     """Folder of the run."""
     out: str | None = None
-    """DIR for the report and what is kept of it; paper in the run's folder when not given."""
+    """DIR for the report and its saved results; by default paper in the run's folder."""
     parts: tuple[str, ...] = tuple(PARTS)
-    """What to make: table1, figure4, figure5, figure6, table2, ode."""
+    """Parts of the report: table1, figure4, figure5, figure6, table2, ode."""
     num: int = 64
-    """Samples in every cell of table 1; the paper has 50000."""
+    """Samples for each cell of table 1; the paper uses 50000."""
     num_encoded: int = 4
-    """Held-out images that are encoded and decoded for table 2, as far as there are so many."""
+    """Largest number of held-out images to encode and decode for table 2."""
     max_steps: int | None = None
-    """The largest S; T when not given."""
+    """Largest S; by default T."""
     spacing: Spacing = "linear"
     """How the sampling times are spread over the training times."""
     seed: int = 0
-    """Of all noise, and of the blocks of KID."""
+    """Seed of all noise and of the KID blocks."""
     checkpoint: str = "latest"
     """latest, best or a step."""
     weights: Literal["ema", "raw"] = "ema"
     """Averaged or last weights."""
     network: Literal["efficientnet-lite0", "inception"] = "efficientnet-lite0"
-    """What makes features of images."""
+    """The feature network."""
     network_weights: str | None = None
     """FILE.pth or FILE.safetensors with the weights of inception."""
     data: images.Places = field(default_factory=images.Places)
 
 
 def paper(config: PaperConfig) -> None:
-    """Measures what is not kept yet, and writes the report.
+    """Measures what has not been saved yet, and writes the report.
 
     Raises:
-      UserError: for a folder without a run or without its images, settings that cannot work,
-        weights that are missing, or a folder that cannot be written to.
+      UserError: for a folder without a run or without its images, invalid settings, missing
+        weights, or a folder that cannot be written to.
     """
     began = time.perf_counter()
     check(config)
@@ -120,7 +120,7 @@ def paper(config: PaperConfig) -> None:
 
 
 def check(config: PaperConfig) -> None:
-    """Raises a UserError for settings that cannot work."""
+    """Raises a UserError for invalid settings."""
     checks.check_numbers(config, "num", "num_encoded", "max_steps")
     if config.num < FEWEST:
         raise UserError(f"--num must be at least {FEWEST}, got {config.num}")
@@ -132,7 +132,7 @@ def check(config: PaperConfig) -> None:
 
 
 def open_study(config: PaperConfig) -> Study:
-    """The run with all that its parts need."""
+    """The run with everything that the parts need."""
     run = trained.restore(config.workdir, config.checkpoint, config.weights)
     T = run.schedule.num_steps
     if (config.max_steps or 1) > T:
@@ -141,7 +141,7 @@ def open_study(config: PaperConfig) -> Study:
     splits = images.splits(config.workdir, config.data)
     if "table2" in config.parts and not len(splits.images["holdout"]):
         raise UserError(
-            "the run held no images out that table2 could reconstruct: leave it out of --parts"
+            "the run has no held-out images for table2 to reconstruct: leave table2 out of --parts"
         )
     folder = Path(config.out) if config.out else Path(config.workdir) / "paper"
     checks.make_folder(folder)
@@ -159,7 +159,7 @@ def open_study(config: PaperConfig) -> Study:
 
 
 def describe(config: PaperConfig, study: Study) -> dict[str, Any]:
-    """What the report is about."""
+    """The settings, run, images and versions that the report is about."""
     run = study.run
     return {
         "config": dataclasses.asdict(config),

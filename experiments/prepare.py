@@ -1,6 +1,6 @@
 """python -m experiments.prepare --source cars196 --path DIR [--data-dir DIR]
 
-Turns files that were placed by hand into a TFDS dataset in array_record format, which
+Converts manually downloaded files to a TFDS dataset in array_record format, which
 training and `tfds.data_source` read without TensorFlow. Nothing is downloaded.
 """
 
@@ -14,7 +14,7 @@ from experiments.terminal import cli
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Hand-placed Stanford Cars (or CIFAR-10) to a TFDS dataset."""
+    """Convert manually downloaded Stanford Cars (or CIFAR-10) to a TFDS dataset."""
 
     source: Literal["cars196", "cifar10"] = "cars196"
     """Which dataset the files are."""
@@ -25,7 +25,7 @@ class PrepareConfig:
 
 
 class Prepared(NamedTuple):
-    """What a dataset folder holds."""
+    """The contents of a dataset folder."""
 
     folder: Path
     sizes: dict[str, int]  # split -> number of images
@@ -33,10 +33,10 @@ class Prepared(NamedTuple):
 
 
 def prepare(config: PrepareConfig) -> Prepared:
-    """Prepare a dataset, or find that it is there.
+    """Prepares a dataset, unless it is already there.
 
     Raises:
-      UserError: when there is nothing to prepare from, or it is damaged.
+      UserError: when there are no files to prepare from, or they are damaged.
     """
     source = stanford_cars if config.source == "cars196" else cifar10
     folder, notes = source.ensure(config.path, config.data_dir)
@@ -45,7 +45,7 @@ def prepare(config: PrepareConfig) -> Prepared:
 
 
 def main(config: PrepareConfig) -> None:
-    """Prepare, and print where it is and how many images it has."""
+    """Prepares a dataset, and prints where it is and how many images it has."""
     done = prepare(config)
     for note in done.notes:
         print(f"note: {note}")

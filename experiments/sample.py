@@ -1,8 +1,8 @@
 """python -m experiments.sample --workdir DIR --num N --out FILE.png|FILE.npz|DIR ...
 
-Images from a trained run. Image i is a function of the weights, the seed, i and the
-method, and of nothing else: the same command gives the same pixels, and asking for
-more images, or for other batches, changes none of them.
+Draws images from a trained run. Image i depends only on the weights, the seed, i and
+the method: the same command gives the same pixels, and neither more images nor another
+batch size changes any of them.
 """
 
 import functools
@@ -25,19 +25,19 @@ class SampleConfig(DrawConfig):
     """Draw images from a trained run."""
 
     num: int = 16
-    """How many images."""
+    """Number of images."""
     out: str = ""
-    """FILE.png (a grid), FILE.npz (uint8 array "images") or DIR (a PNG an image)."""
+    """FILE.png (a grid), FILE.npz (uint8 array "images") or DIR (one PNG per image)."""
     batch_size: int = 64
-    """Images computed and written at a time; never changes a pixel."""
+    """Images computed and written at a time; does not change any pixel."""
 
 
 def sample(config: SampleConfig) -> None:
     """Draws the images and writes them.
 
     Raises:
-      UserError: for a folder without a run, a checkpoint that is not there, an impossible grid
-        or eta, or an output that cannot be written.
+      UserError: for a folder without a run, a missing checkpoint, an invalid grid or eta, or an
+        output that cannot be written.
     """
     check(config)
     run = trained.restore(config.workdir, config.checkpoint, config.weights)
@@ -66,7 +66,7 @@ def rebatch(chunks: Iterator[np.ndarray], num: int, size: int) -> Iterator[np.nd
 
 
 def check(config: SampleConfig) -> None:
-    """Raises a UserError for settings that cannot work."""
+    """Raises a UserError for invalid settings."""
     check_numbers(config, "num", "steps", "batch_size")
     check_step(config)
     if not config.out:

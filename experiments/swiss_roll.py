@@ -1,10 +1,9 @@
 """python -m experiments.swiss_roll --workdir DIR
 
-Diffusion that one can see, and that can be measured. Trains networks on the swiss roll, and
-writes into DIR: forward.png, reverse.png, methods.png, trajectories.png, animation.gif,
-results.json and table.md (distances to the data for each method and number of evaluations),
-and a checkpoint. The same command again takes the networks from the checkpoint and writes the
-same files.
+Diffusion that can be plotted and measured. Trains networks on the swiss roll, and writes to
+DIR: forward.png, reverse.png, methods.png, trajectories.png, animation.gif, results.json and
+table.md (distances to the data for each method and number of evaluations), and a checkpoint.
+Run again, the same command restores the networks from the checkpoint and writes the same files.
 """
 
 import itertools
@@ -32,38 +31,38 @@ from jaxddim.runs import record as records
 from jaxddim.runs.config import flatten
 
 WEIGHTS, TRAINING, SAMPLING, DATA, PICTURES = range(5)
-"""What is folded into the key of the seed."""
+"""Purposes of random numbers; each is folded into the key of the seed."""
 
 
 @dataclass(frozen=True)
 class SwissRollConfig:
-    """Train on the swiss roll, measure how well it is sampled, and draw it."""
+    """Train on the swiss roll, measure how well it is sampled, and plot it."""
 
     workdir: str = ""
     """Folder of the run."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """Seed of all random numbers."""
     networks: int = 6
-    """Networks that are trained, at once; standard errors are over them."""
+    """Networks, trained at the same time; standard errors are over them."""
     train_steps: int = 4000
-    """Steps of training."""
+    """Training steps."""
     batch_size: int = 512
-    """Points a step, for each network."""
+    """Points per step, for each network."""
     learning_rate: float = 3e-3
     """Learning rate after a warm-up of 100 steps."""
     ema: float = 0.999
-    """Decay that the weights' running average warms up to."""
+    """Decay of the weights' moving average, after its warm-up."""
     num_points: int = 2048
-    """Points in each cloud that is compared with another."""
+    """Points in each of the clouds that are compared."""
     evaluations: tuple[int, ...] = (5, 10, 20, 50, 100, 1000)
-    """How often the network is asked for a sample: the rows of the table."""
+    """Network evaluations per sample: the rows of the table."""
 
 
 def swiss_roll(config: SwissRollConfig) -> None:
-    """Trains, measures and draws.
+    """Trains, measures and plots.
 
     Raises:
-      UserError: for settings that cannot work, or a workdir that holds another run.
+      UserError: for invalid settings, or a workdir that holds another run.
     """
     check(config)
     console = Console(highlight=False, soft_wrap=True)
@@ -85,21 +84,21 @@ def swiss_roll(config: SwissRollConfig) -> None:
 
 
 def key_of(config: SwissRollConfig, purpose: int) -> jax.Array:
-    """The key of one of the purposes."""
+    """The random key of a purpose."""
     return jax.random.fold_in(jax.random.key(config.seed), purpose)
 
 
 def train(config: SwissRollConfig, console: Console) -> TrainState:
-    """The trained networks, from the checkpoint where there is one.
+    """The trained networks, from the checkpoint if there is one.
 
     Raises:
-      UserError: when the loss is no longer a number.
+      UserError: when the loss is no longer finite.
     """
     tx = roll.optimizer(config.learning_rate)
     abstract = jax.eval_shape(lambda: roll.new_state(key_of(config, WEIGHTS), config.networks, tx))
     store = checkpoints.manager(config.workdir)
     if store.all_steps():
-        console.print(f"the networks were trained before: taken from {store.directory}")
+        console.print(f"the networks were trained before: restored from {store.directory}")
         return checkpoints.restore(store, abstract)
     total, batch = config.train_steps, config.batch_size
     size = sum(leaf.size for leaf in jax.tree.leaves(abstract.params)) // config.networks
@@ -126,16 +125,16 @@ def train(config: SwissRollConfig, console: Console) -> TrainState:
 def measure(
     config: SwissRollConfig, state: TrainState, console: Console
 ) -> tuple[dict[str, Any], dict[tuple[str, int], np.ndarray]]:
-    """What results.json holds, and the first network's samples with averaged weights.
+    """The contents of results.json, and the first network's samples with averaged weights.
 
-    Network i is compared with fresh points i of the data: the same for every method.
+    Network i is compared with the i-th set of new data points, the same for every method.
     """
     networks, num = config.networks, config.num_points
     keys = jax.random.split(key_of(config, DATA), (2, networks))
     reference, other = np.asarray(jax.vmap(jax.vmap(lambda k: roll.swiss_roll(k, num)))(keys))
     params = jax.tree.map(lambda *both: jnp.concatenate(both), state.ema_params, state.params)
     keys = jax.random.split(key_of(config, SAMPLING), networks)
-    keys = jnp.concatenate([keys, keys])  # averaged and raw weights start from one noise
+    keys = jnp.concatenate([keys, keys])  # averaged and raw weights start from the same noise
     rows, samples = [], {}
     cells = list(itertools.product(roll.METHODS, config.evaluations))
     quiet = not console.is_terminal
@@ -154,7 +153,7 @@ def measure(
 
 
 def check(config: SwissRollConfig) -> None:
-    """Raises a UserError for settings that cannot work."""
+    """Raises a UserError for invalid settings."""
     if not config.workdir:
         raise UserError("--workdir is missing: name the folder of the run, e.g. runs/swiss_roll")
     if not 0 <= config.seed < 2**32:

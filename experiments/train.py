@@ -1,8 +1,8 @@
 """python -m experiments.train --workdir DIR [--config cars] [--train.steps N] ...
 
-Trains a network and writes into DIR: config.json, metrics.jsonl and TensorBoard
-events, samples/ (a grid, and the way of one image from noise), checkpoints/ (the
-latest and the best). The same command again resumes. Ctrl-C saves first.
+Trains a network and writes to DIR: config.json, metrics.jsonl and TensorBoard events,
+samples/ (a grid, and one sample on its way from noise to image), checkpoints/ (the latest
+and the best). The same command resumes the run. Ctrl-C saves a checkpoint first.
 """
 
 import dataclasses
@@ -58,9 +58,9 @@ def train(config: Config) -> int:
 
 
 def open_run(config: Config, console: Console) -> tuple[data.Dataset, data.Dataset, Config]:
-    """Images to train on, images held out, and the configuration with their source.
+    """Training images, held-out images, and the configuration with their source.
 
-    A new run is recorded; one that is resumed must be the same.
+    Records a new run; a resumed run must match its record.
 
     Raises:
       UserError: when there are no images, or the folder cannot be written to.
@@ -89,13 +89,13 @@ def open_run(config: Config, console: Console) -> tuple[data.Dataset, data.Datas
 
 
 def with_source(config: Config, source: str) -> Config:
-    """The configuration with the source that "auto" stands for."""
+    """The configuration with this source, in place of "auto"."""
     images = dataclasses.replace(config.data, source=source)  # pyrefly: ignore[bad-argument-type]
     return dataclasses.replace(config, data=images)
 
 
 def check(config: Config) -> None:
-    """Raises a UserError for settings that cannot work, before anything is done."""
+    """Raises a UserError for invalid settings, before any work is done."""
     if not config.workdir:
         raise UserError("--workdir is missing: name the folder of the run, e.g. runs/cars")
     if not 0 <= config.seed < 2**32:

@@ -1,1 +1,1 @@
-"""What commands share: flags, start-up, mistakes, files, pictures and progress."""
+"""Shared by all commands: flags, start-up, user errors, files, pictures and progress."""

@@ -1,4 +1,4 @@
-"""Settings that several commands have, checked before anything is done."""
+"""Checks of settings that several commands share, made before any work is done."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from jaxddim.runs.drawing import DrawConfig
 
 
 def check_numbers(config: Any, *positive: str) -> None:
-    """Raises a UserError for a seed out of range, or where one of these fields is below 1."""
+    """Raises a UserError for a seed out of range, or when one of these fields is below 1."""
     for name in positive:
         value = getattr(config, name)
         if value is not None and value < 1:
@@ -24,13 +24,13 @@ def check_step(config: DrawConfig) -> None:
             f"--eta must lie in [0, 1], got {config.eta}: above 1 the step is not defined"
         )
     if config.eta and config.method == "ddpm":
-        raise UserError("--eta belongs to --method ddim; DDPM is what eta = 1 gives")
+        raise UserError("--eta belongs to --method ddim; DDPM is DDIM with eta = 1")
     if config.variance == "large" and config.method == "ddim":
         raise UserError("--variance large belongs to --method ddpm; DDIM has --eta")
 
 
 def make_folder(folder: Path) -> None:
-    """Makes the folder that --out goes into, or raises a UserError."""
+    """Creates the folder of --out, or raises a UserError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""What every command shares: how flags are parsed and how a user's mistake is reported.
+"""The command line of every command: parsing flags and reporting user errors.
 
-A mistake of the user's ends a command with one line on stderr and exit code 2. Errors of
-ours keep their traceback.
+A user error ends a command with one line on stderr and exit code 2. Other errors keep their
+traceback.
 """
 
 import contextlib
@@ -27,10 +27,10 @@ def run(
     exclusive: Sequence[tuple[str, str]] = (),
     computes: bool = True,
 ) -> None:
-    """Parses sys.argv into a config_type, starts the process up, calls main, and exits.
+    """Parses sys.argv into a config_type, sets up the process, calls main, and exits.
 
     Args:
-      main: what the command does; its return value, if any, is the exit code.
+      main: runs the command; its return value, if any, is the exit code.
       config_type: a dataclass; its fields are the flags.
       presets: named instances that ``--config NAME`` starts from.
       exclusive: pairs of flags that cannot be given together.
@@ -90,19 +90,19 @@ def parse(
         raise UserError(_unknown(unknown[0], flags(config_type)))
     for pair in exclusive:
         for one, other in (pair, pair[::-1]):
-            if one in given:  # it goes before the other one of the named configuration
+            if one in given:  # it overrides the other one in the named configuration
                 config = _without(config, other.removeprefix("--").replace("-", "_").split("."))
     return config
 
 
 def _program() -> str | None:
-    """How the command was called, for --help; None where it was not called by `python -m`."""
+    """The command as it was called, for --help; None without `python -m`."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {spec.name}" if spec else None
 
 
 def _without(config: Any, path: list[str]) -> Any:
-    """The configuration with None in the field of a field of ... that path leads to."""
+    """The configuration with the nested field at `path` set to None."""
     name, *rest = path
     value = _without(getattr(config, name), rest) if rest else None
     return dataclasses.replace(config, **{name: value})
@@ -118,13 +118,13 @@ def _preset(argv: Sequence[str], presets: Mapping[str, Callable[[], Any]]) -> An
 
 
 def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    """'; did you mean X?' where something similar is known, else a list of what is."""
+    """'; did you mean X?' if a known name is similar, else a list of the known names."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(known)}"
 
 
 def flags(config_type: type, prefix: str = "--") -> list[str]:
-    """All flags of a dataclass of dataclasses."""
+    """All flags of a dataclass and of the dataclasses in it."""
     found = []
     for field in dataclasses.fields(config_type):
         name = prefix + field.name.replace("_", "-")
@@ -146,8 +146,8 @@ def _unknown(word: str, known: list[str]) -> str:
 
 
 def _one_line(boxed: str) -> str:
-    """The message below the title that tyro gives it, inside a frame or between rules."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", boxed)  # on a terminal it has colours
+    """The message in tyro's output: below a title, inside a frame or between rules."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", boxed)  # coloured on a terminal
     lines = [line.strip("│ ") for line in plain.splitlines()]
     blocks = itertools.groupby(lines[1:], lambda line: bool(re.fullmatch("[╰─╯-]*", line)))
     message = next((list(block) for rule, block in blocks if not rule), lines)

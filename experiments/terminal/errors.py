@@ -1,11 +1,11 @@
-"""A mistake of the user's, and how it is told from one of ours."""
+"""User errors, as distinct from bugs."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 class UserError(Exception):
-    """A mistake of the user's: shown as one line on stderr with exit code 2, without a traceback.
+    """An error of the user: shown as one line on stderr with exit code 2, without a traceback.
 
     The message says what was wrong, what was expected, and what to do.
     """
@@ -13,9 +13,9 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def user_mistakes() -> Iterator[None]:
-    """Reports a ValueError of the library as the user's mistake.
+    """Reports a ValueError of the library as a user error.
 
-    For calls whose every argument comes from the command line, before any work is done.
+    For calls whose arguments all come from the command line, before any work is done.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files, written complete or not at all; and where what can be made again is kept."""
+"""Atomic writes of files, and the cache folder."""
 
 import json
 import os
@@ -16,23 +16,23 @@ def default_cache_dir() -> Path:
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes arrays as they are, by name; complete or not at all."""
+    """Writes arrays atomically, by name and uncompressed."""
     replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
 
 def to_json(record: Any) -> str:
-    """A record as JSON, with a line for each name and lists of numbers on one."""
+    """A record as JSON, with one line for each name and each list of numbers on one line."""
     text = json.dumps(record, indent=2, allow_nan=False)
     return re.sub(r"\[([^][{}\"]*)\]", lambda list_: f"[{' '.join(list_[1].split())}]", text) + "\n"
 
 
 def save_json(path: Path, record: Any) -> None:
-    """Writes a record as JSON; complete or not at all."""
+    """Writes a record as JSON, atomically."""
     replace(path, lambda file: file.write(to_json(record).encode()))
 
 
 def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file, complete or not at all; its folder is made."""
+    """Writes a file atomically, and creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
@@ -41,5 +41,5 @@ def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def save_text(path: Path, text: str) -> None:
-    """Writes text; complete or not at all."""
+    """Writes text atomically."""
     replace(path, lambda file: file.write(text.encode()))

@@ -1,4 +1,4 @@
-"""Pictures of images: grids, and PNG and NPZ files of them."""
+"""Grids of images, and PNG and NPZ files."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
 
     Args:
       images: uint8 [n, h, w, 3].
-      columns: images in a row; about the square root of n when not given.
+      columns: images per row; by default about the square root of n.
       gap: white pixels between images.
     Returns:
       uint8 [rows * (h + gap) - gap, columns * (w + gap) - gap, 3].
@@ -31,7 +31,7 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
 
 
 def save_png(path: Path, pixels: np.ndarray, zoom: int = 1) -> None:
-    """Writes uint8 [h, w, 3], each pixel zoom x zoom large; complete or not at all."""
+    """Writes uint8 [h, w, 3] atomically, each pixel enlarged to zoom x zoom."""
     from PIL import Image
 
     if zoom > 1:
@@ -40,5 +40,5 @@ def save_png(path: Path, pixels: np.ndarray, zoom: int = 1) -> None:
 
 
 def save_npz(path: Path, images: np.ndarray) -> None:
-    """Writes uint8 [n, h, w, 3] under the name "images"; complete or not at all."""
+    """Writes uint8 [n, h, w, 3] atomically, under the name "images"."""
     replace(path, lambda file: np.savez_compressed(file, images=images))

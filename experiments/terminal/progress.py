@@ -1,4 +1,4 @@
-"""A bar for what takes a while."""
+"""Progress bars."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,6 +7,6 @@ from rich.progress import track
 
 
 def tracked(items: Sequence[int], what: str) -> Iterable[int]:
-    """The items, with a progress bar on stderr where that is a terminal."""
+    """The items, with a progress bar on stderr if that is a terminal."""
     console = Console(stderr=True, highlight=False)
     return track(items, what, console=console) if console.is_terminal else items

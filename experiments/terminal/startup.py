@@ -1,8 +1,8 @@
-"""How a process starts: with memory that it keeps, and a cache of what it compiles.
+"""Process start-up: freed memory is kept, and compiled functions are cached.
 
-JAX keeps compiled functions: what took half a minute is read in a second by the next process. The
-cache's key holds the program, the versions and the features of the processor, so a home folder may
-be shared by machines that differ.
+The cache is JAX's: a function that took half a minute to compile is read in a second by the next
+process. Its key holds the program, the versions and the CPU features, so different machines may
+share a home folder.
 """
 
 import contextlib
@@ -17,19 +17,19 @@ from jaxddim.cpu.runtime import keep_memory
 
 
 def start() -> None:
-    """Every command's first act, before anything can start a backend of JAX."""
+    """Called first by every command, before anything can start a JAX backend."""
     keep_memory()
     switch_on()
 
 
 def switch_on() -> None:
-    """Keeps what is compiled in ``compiled`` of the user's cache folder, from here on.
+    """Caches compiled functions in ``compiled`` in the user's cache folder, from now on.
 
-    A folder that is set, as by $JAX_COMPILATION_CACHE_DIR, is left as it is, and
-    ``JAX_ENABLE_COMPILATION_CACHE=false`` switches all of it off. Where the folder cannot be
-    written to nothing is kept.
+    A folder that is already set, as by $JAX_COMPILATION_CACHE_DIR, takes precedence, and
+    ``JAX_ENABLE_COMPILATION_CACHE=false`` switches the cache off. If the folder is not writable,
+    nothing is cached.
     """
-    config: Any = jax.config  # its settings are attributes that types do not know
+    config: Any = jax.config  # the type checker does not know its attributes
     if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return
     folder = default_cache_dir() / "compiled"
@@ -43,7 +43,7 @@ def switch_on() -> None:
 
 @contextlib.contextmanager
 def switched_off() -> Iterator[None]:
-    """Compiles everything inside, and keeps none of it: for timing."""
+    """Disables the compilation cache inside the block, for timing."""
     from jax.experimental.compilation_cache import compilation_cache
 
     config: Any = jax.config
@@ -51,7 +51,7 @@ def switched_off() -> Iterator[None]:
 
     def switch(value: bool) -> None:
         config.update("jax_enable_compilation_cache", value)
-        compilation_cache.reset_cache()  # else the old setting stays in force
+        compilation_cache.reset_cache()  # otherwise the old setting stays in effect
 
     switch(False)
     try:
