@@ -1,1 +1,1 @@
-"""The parts of training a run that one watches: log, monitor, previews and validation."""
+"""Training a run: the loop, with its log, monitor, previews and validation."""

@@ -1,4 +1,4 @@
-"""What a run leaves of its numbers: metrics.jsonl, and TensorBoard events with its pictures."""
+"""The log of a run: metrics.jsonl, and TensorBoard events with its pictures."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,9 @@ import numpy as np
 
 
 class Log:
-    """Numbers of a run, appended to metrics.jsonl and to TensorBoard events.
+    """Appends the numbers of a run to metrics.jsonl and to TensorBoard events.
 
-    A resumed run first drops what was written after its checkpoint.
+    A resumed run first drops entries written after its checkpoint.
     """
 
     def __init__(self, workdir: str | Path, resumed_at: int = 0):
@@ -23,7 +23,7 @@ class Log:
         self._events = SummaryWriter(str(workdir), purge_step=resumed_at + 1)
 
     def write(self, step: int, **values: float) -> None:
-        """Appends numbers of a step."""
+        """Appends the numbers of a step."""
         self._lines.write(json.dumps({"step": step, **values}) + "\n")
         self._lines.flush()
         for name, value in values.items():
@@ -34,13 +34,13 @@ class Log:
         self._events.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Finishes both files."""
+        """Closes both files."""
         self._lines.close()
         self._events.close()
 
 
 def _step(line: str) -> float:
-    """The step of a line; infinite for one that a kill cut short."""
+    """The step of a line; infinite if the line was cut short by a kill."""
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):

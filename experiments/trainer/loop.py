@@ -1,4 +1,4 @@
-"""The training loop: steps, and what is written between them."""
+"""The training loop: steps, with logging, checkpoints and samples between them."""
 
 import functools
 import math
@@ -22,19 +22,19 @@ from jaxddim.runs.build import Setup, new_state
 
 
 class Loop(NamedTuple):
-    """What the loop works with between steps.
+    """What the loop uses between steps.
 
     Attributes:
-      setup: of the run.
+      setup: the run's setup.
       total: steps of the whole training.
-      num_images: an epoch.
+      num_images: images in an epoch.
       validate: ``validate(variables) -> loss``.
       draw: ``draw(variables) -> (samples, strip)``.
-      single: ``single(state)``, one device's copy of what several hold.
-      store: of the checkpoints.
+      single: ``single(state)``, one device's copy of a replicated state.
+      store: the checkpoint manager.
       log: where numbers and pictures are written.
       window: metrics since the last line of the log.
-      console: of the user.
+      console: where messages are printed.
     """
 
     setup: Setup
@@ -49,11 +49,11 @@ class Loop(NamedTuple):
     console: Console
 
     def epochs(self, step: int) -> float:
-        """How often the images were seen after so many steps."""
+        """Epochs trained after this many steps."""
         return step * self.setup.config.train.batch_size / self.num_images
 
     def is_due(self, step: int, every: int | None) -> bool:
-        """Whether something that is done every so many steps (None: each epoch) is done now."""
+        """Whether a task done every `every` steps (None: every epoch) is due at this step."""
         if every is None:
             return step == self.total or self.ends_epoch(step)
         return step == self.total or step % every == 0
@@ -69,8 +69,8 @@ def first_state(setup: Setup, abstract: TrainState, store: Any, console: Console
         state = checkpoints.restore(store, abstract)
         console.print(f"resumed at step {int(state.step)}")
         return state
-    with console.status("drawing the initial weights"):
-        # placed as restored ones are, so that both go through the same compiled step
+    with console.status("initialising the weights"):
+        # placed on the device like a restored state, so that both use the same compiled step
         return jax.device_put(new_state(setup), jax.local_devices()[0])
 
 
@@ -87,14 +87,14 @@ def train(
     """Trains from this state on.
 
     Args:
-      setup: of the run.
-      state: where training stands.
+      setup: the run's setup.
+      state: the state to start from.
       batches: float32 [batch, h, w, c], from the state's step on.
       total: steps of the whole training.
       num_images: images in an epoch.
       held_out: uint8 [n, h, w, c], for the validation loss.
-      store: of the checkpoints.
-      console: of the user.
+      store: the checkpoint manager.
+      console: where messages are printed.
     Returns:
       The exit code: 0, or 128 + n after signal n.
     Raises:
@@ -111,7 +111,7 @@ def train(
             state, metrics = step_fn(state, next(placed))
             jax.block_until_ready(metrics)
         console.print(f"compiled; first step after {time.perf_counter() - started:.1f} s")
-        # not before: TensorBoard's writer imports PyTorch, where there is one, for two seconds
+        # not earlier: TensorBoard's writer imports PyTorch, if installed, which takes two seconds
         log = Log(config.workdir, first)
         window = monitor.Window(config.train.batch_size)
         loop = Loop(setup, total, num_images, validate, draw, single, store, log, window, console)
@@ -128,7 +128,7 @@ def train(
         finally:
             log.close()
     if stopped:
-        console.print(f"stopped by a signal: step {last} is saved; the same command goes on")
+        console.print(f"stopped by a signal: step {last} is saved; the same command resumes")
         return 128 + stopped[0]
     console.print(f"done: {total} steps; pictures are in {Path(config.workdir) / 'samples'}")
     return 0
@@ -149,7 +149,7 @@ def ahead(batches: Iterator[Any]) -> Iterator[Any]:
 def compiled_step(
     setup: Setup, state: TrainState
 ) -> tuple[Callable[..., Any], TrainState, Callable[..., Any], Callable[..., TrainState]]:
-    """The step for the devices here, the state on them, ``place(batch)`` and ``single(state)``."""
+    """The step for the local devices, the state on them, ``place(batch)``, ``single(state)``."""
     config = setup.config
     step_fn = functools.partial(
         jaxddim.train_step,
@@ -182,7 +182,10 @@ def follow(
     step: int,
     stopped: list[int],
 ) -> int:
-    """Takes steps until all are done or a signal came; the last step. The first was just taken."""
+    """Trains until all steps are done or a signal arrives; returns the last step.
+
+    The first step has already been taken; `metrics` are its metrics.
+    """
     config = loop.setup.config.train
     with monitor.progress(loop.console, step, loop.total) as show:
         while True:
@@ -205,7 +208,7 @@ def follow(
 
 
 def write_line(loop: Loop, step: int) -> None:
-    """Writes the means since the last line into the log, and says them."""
+    """Logs and prints the mean metrics since the last line."""
     values = loop.window.flush()
     loop.log.write(step, epoch=loop.epochs(step), **values)
     loop.console.print(
@@ -215,7 +218,7 @@ def write_line(loop: Loop, step: int) -> None:
 
 
 def save(loop: Loop, step: int, state: TrainState, *, validated: bool) -> None:
-    """Saves a checkpoint, with its validation loss unless a signal asks to be quick.
+    """Saves a checkpoint, with its validation loss unless a signal is stopping the run.
 
     Raises:
       Diverged: when that loss is not finite; nothing is saved then.

@@ -1,4 +1,4 @@
-"""Watching a run: its loss, its speed, its progress bar, and the wish to stop it."""
+"""Monitoring a run: loss, speed, progress bar and stop signals."""
 
 import math
 import signal
@@ -25,7 +25,7 @@ class Diverged(Exception):
 
 
 class Window:
-    """Metrics since the last log point, fetched late, so that the device need not wait for us."""
+    """Metrics since the last log point, fetched late so that the device need not wait."""
 
     def __init__(self, batch_size: int):
         self.loss = math.nan
@@ -35,7 +35,7 @@ class Window:
         self._started = time.perf_counter()
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes a step's metrics, and waits for those of IN_FLIGHT steps before.
+        """Adds a step's metrics, and waits for those from IN_FLIGHT steps earlier.
 
         Raises:
           Diverged: when a loss was not finite.
@@ -63,11 +63,11 @@ class Window:
 
     @property
     def rate(self) -> float:
-        """Images a second since the last log point."""
+        """Images per second since the last log point."""
         return len(self._done) * self._batch_size / (time.perf_counter() - self._started)
 
     def flush(self) -> dict[str, float]:
-        """Means of the metrics since the last log point, and images a second; then starts anew."""
+        """Mean metrics and images per second since the last log point; then starts again."""
         self.wait()
         values = {name: float(np.mean([m[name] for m in self._done])) for name in self._done[0]}
         values["images_per_second"] = self.rate
@@ -76,7 +76,7 @@ class Window:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time spent inside does not count as training time."""
+        """Excludes the time spent inside the block from the training time."""
         self.wait()
         began = time.perf_counter()
         yield
@@ -85,7 +85,7 @@ class Window:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that receives SIGINT or SIGTERM instead of the process; a second one stops it."""
+    """Yields a list that receives SIGINT or SIGTERM; a second signal has its usual effect."""
     received: list[int] = []
     before = {}
 
@@ -108,7 +108,7 @@ def stop_signals() -> Iterator[list[int]]:
 def progress(
     console: Console, step: int, total: int, unit: str = "images"
 ) -> Iterator[Callable[[int, float, float], None]]:
-    """A progress bar, on a terminal; yields ``show(step, loss, units_per_second)``."""
+    """A progress bar, only on a terminal; yields ``show(step, loss, units_per_second)``."""
     columns = (
         TextColumn("step {task.completed}/{task.total}"),
         BarColumn(),

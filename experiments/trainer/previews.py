@@ -1,6 +1,6 @@
-"""Pictures of a run while it trains: a grid of samples, and the strip of one.
+"""Sample pictures during training: a grid of samples, and a strip of one sample's path from noise.
 
-Both are a fixed function of the weights, so that one compares with the next.
+Both are a fixed function of the weights, so pictures from different steps are comparable.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from jaxddim.runs.config import Config
 from jaxddim.runs.drawing import to_uint8
 
 STRIP = 10
-"""Images in the strip of one sample on its way from noise (seed fig. 5)."""
+"""Images in the strip, which shows one sample on its way from noise (seed fig. 5)."""
 
 
 def make_sampler(
@@ -42,7 +42,7 @@ def make_sampler(
 
 
 def write_samples(workdir: str, log: Log, step: int, samples: jax.Array, strip: jax.Array) -> None:
-    """Writes samples/STEP.png and samples/STEP_strip.png, and adds both to the events."""
+    """Writes samples/STEP.png and samples/STEP_strip.png, and adds both to TensorBoard."""
     zoom = max(1, 96 // samples.shape[1])
     for name, images, columns in (("", samples, None), ("_strip", strip, len(strip))):
         pixels = pictures.grid(to_uint8(images), columns)

@@ -1,4 +1,4 @@
-"""The loss on images that were held out: a fixed function of the weights, so that it compares."""
+"""The loss on held-out images: a fixed function of the weights, so values are comparable."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +13,9 @@ from jaxddim.runs.config import Config
 def make_losses(
     config: Config, model: Any, schedule: jaxddim.Schedule
 ) -> Callable[[Any, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-    """``losses(variables, images, t, eps) -> float32 [n]``, as trained but for the weighting.
+    """``losses(variables, images, t, eps) -> float32 [n]``: the training loss without weighting.
 
-    Images are uint8; the network sees as many at a time as in training.
+    Images are uint8; the network gets as many at a time as in training.
     """
 
     @jaxddim.compiled
@@ -38,7 +38,7 @@ def make_losses(
 
 
 def fixed_noise(images: np.ndarray) -> np.ndarray:
-    """The noise of these images in every validation."""
+    """The noise that these images get in every validation."""
     return np.random.default_rng(0).standard_normal(images.shape, np.float32)
 
 

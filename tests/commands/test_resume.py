@@ -1,4 +1,4 @@
-"""Resuming: stopped, killed or finished, a run goes on as if nothing had happened."""
+"""Resuming: a run that was stopped, killed or finished continues as if uninterrupted."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def without_speed(workdir):
 
 
 def wait_until(done, process):
-    """Waits for something that a running process does."""
+    """Waits until `done()` is true while the process runs."""
     end = time.monotonic() + 120
     while not done():
         assert process.poll() is None, process.communicate()
@@ -67,7 +67,7 @@ def test_ctrl_c_saves_first_and_the_same_command_ends_in_the_same_bits(root, tmp
         patch.setattr(log.Log, "write", interrupted)
         finished = tiny.command("train", *flags)
     assert finished.code == 128 + signal.SIGINT
-    assert "step 8 is saved; the same command goes on" in finished.out
+    assert "step 8 is saved; the same command resumes" in finished.out
     assert tiny.saved(tmp_path) == [5, 8]
     finished = tiny.command("train", *flags)
     assert finished.code == 0
