@@ -1,1 +1,1 @@
-"""The drawn cars: designs, shapes and a canvas, in NumPy alone."""
+"""Rendered cars: designs, shapes and a canvas, in NumPy only."""

@@ -1,17 +1,17 @@
 """A canvas for pictures of flat faces in space: a camera, and coverage from signed distances.
 
-A camera with yaw and pitch projects faces onto the frame, where each is a convex polygon again:
+A camera with yaw and pitch projects each face to a convex polygon in the frame:
 
     d(p)     = max_k  n_k . (p - a_k)       signed distance to edges a_k with outward normals n_k
     coverage = clip(1/2 - d / pixel, 0, 1)  how much of a pixel the face covers: antialiasing
     canvas   = canvas + coverage * (colour - canvas)
 
-Ellipses have d = (|M^-1 (p - c)| - 1) r. Faces that are turned away from the camera have negative
-area and are left out; of the others, the one that is laid on last is in front.
+Ellipses have d = (|M^-1 (p - c)| - 1) r. Faces turned away from the camera have negative area and
+are left out; of the others, the one drawn last is in front.
 
-Arrays keep the picture's axis last: a quantity is [n], a point in space [3, n], a plane of pixels
-[rows, columns, n], so that every formula reads as if it were about a single picture. Frame
-coordinates are pixels, y down.
+The last axis of an array is the picture: a quantity is [n], a point in space [3, n], a plane of
+pixels [rows, columns, n], so every formula reads as if for a single picture. Frame coordinates are
+pixels, y down.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ Window = tuple[slice, slice]  # rows and columns
 
 
 class Canvas:
-    """The pixels of n pictures, [3, size, size, n], and the camera that took them."""
+    """The pixels of n pictures, [3, size, size, n], and their camera."""
 
     def __init__(self, camera: Camera, size: int):
         self.camera, self.size = camera, size
@@ -40,7 +40,7 @@ class Canvas:
         return np.stack([x / depth, -up / depth], axis=1) * self.scale + self.offset
 
     def fit(self, points: np.ndarray) -> None:
-        """Scales and shifts the projection until the points fill the frame as the camera wants."""
+        """Scales and shifts the projection so that the points fill the frame as the camera asks."""
         frame = self.project(points)
         low, high = frame.min(0), frame.max(0)
         width, height = high - low
@@ -49,13 +49,13 @@ class Canvas:
         self.offset = centre - self.scale * (low + high) / 2
 
     def window(self, low: np.ndarray, high: np.ndarray) -> Window:
-        """Where shapes with corners [2, n] may touch any of the pictures."""
+        """The window that shapes with corners [2, n] may touch in any of the pictures."""
         first = np.clip(np.floor(low.min(1)) - 1, 0, self.size - 1).astype(int)
         last = np.clip(np.ceil(high.max(1)) + 1, first + 1, self.size).astype(int)
         return slice(first[1], last[1]), slice(first[0], last[0])
 
     def blend(self, window: Window, coverage, colour) -> None:
-        """Lays a colour, [3, n] or [3, rows, 1, n], over a window."""
+        """Blends a colour, [3, n] or [3, rows, 1, n], over a window."""
         rows, columns = window
         colour = np.asarray(colour, np.float32)
         colour = colour[:, None, None] if colour.ndim == 2 else colour
@@ -70,9 +70,9 @@ class Canvas:
         return top + weight * (bottom - top)
 
     def face(self, points: np.ndarray, colour, top=None, alpha=1.0, grow=0.4) -> None:
-        """Lays on a convex face [k, 3, n], its corners anticlockwise seen from outside.
+        """Draws a convex face [k, 3, n], its corners anticlockwise seen from outside.
 
-        It is shaded from `colour` to `top`; `grow` pixels more hide the seam to its neighbours.
+        It is shaded from `colour` to `top`; `grow` extra pixels hide the seams between faces.
         """
         corner = self.project(points)
         edge = np.roll(corner, -1, axis=0) - corner
@@ -93,7 +93,7 @@ class Canvas:
     def _distance(self, window: Window, corner, normal, grow: float) -> np.ndarray:
         """d(p) [rows, columns, n] to the polygon with corners and outward normals [k, 2, n]."""
         x, y = self.grid[window[1]], self.grid[window[0]]
-        # Half-planes alone would let the sharp corners of a sliver run on, so its box cuts them.
+        # With half-planes alone, sharp corners would extend too far: the bounding box cuts them.
         low, high = corner.min(0), corner.max(0)
         middle = ((high + low) / 2).astype(np.float32)
         half = ((high - low) / 2 + grow).astype(np.float32)
@@ -105,10 +105,10 @@ class Canvas:
         return distance
 
     def disc(self, centre: np.ndarray, first: np.ndarray, second: np.ndarray):
-        """The ellipse around a centre with two half axes, all [3, n], which it maps to (u, v).
+        """The ellipse with a centre and two half axes, all [3, n], in its own coordinates (u, v).
 
         Returns:
-          Its window; u and |(u, v)| there, the latter 1 on the rim; and the pixels in a radius.
+          Its window; u and |(u, v)| there, the latter 1 on the rim; and its radius in pixels.
         """
         points = self.project(np.stack([centre, centre + first, centre + second]))
         middle, (a, c), (b, d) = points[0], points[1] - points[0], points[2] - points[0]

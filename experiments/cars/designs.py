@@ -1,13 +1,13 @@
-"""What is random in a picture of a car: its body, its paint, where the camera is, the light.
+"""The random design of a car picture: the body, the paint, the camera and the light.
 
-Picture i has a random generator of its own, keyed by (seed, i), and turns its numbers u in 0..1
-into quantities low + (high - low) u. A design therefore depends neither on the size of the picture
-nor on what is drawn beside it. The numbers are handed out in the order in which `design` asks: a
-new quantity that is not to change all the others has to come last.
+Picture i has its own random generator, keyed by (seed, i), whose numbers u in 0..1 become
+quantities low + (high - low) u. So a design depends neither on the size of the picture nor on the
+other pictures. `design` uses the numbers in order: a new quantity must come last to leave the
+others unchanged.
 
 A car is one of seven body types. Each has a typical profile, which varies by a few per cent, so
-that the types stay apart. The yaw's density grows with its angle, since flanks seen squarely are
-dull. Lengths are metres and angles radians; a quantity is [n] and a colour [3, n] for n pictures.
+the types stay distinct. The yaw's density grows with its angle, since exact side views look dull.
+Lengths are metres and angles radians; a quantity is [n] and a colour [3, n] for n pictures.
 """
 
 from typing import NamedTuple
@@ -34,17 +34,17 @@ class Body(NamedTuple):
 
 
 class Camera(NamedTuple):
-    """From where a car is seen, arrays [n]."""
+    """The camera's view of a car, arrays [n]."""
 
     yaw: np.ndarray  # > 0 shows the front, < 0 the rear
     pitch: np.ndarray
     distance: np.ndarray
     fill: np.ndarray  # share of the frame's width that the car takes
-    shift: np.ndarray  # [2, n]: of the car in the frame, as shares of its side
+    shift: np.ndarray  # [2, n]: offset of the car in the frame, as shares of the frame's side
 
 
 class Backdrop(NamedTuple):
-    """What is behind a car, colours [3, n] and heights [n] as shares of the frame from its top."""
+    """The background: colours [3, n], and heights [n] as shares of the frame from its top."""
 
     sky: np.ndarray
     haze: np.ndarray  # the sky's colour further down
@@ -66,7 +66,7 @@ class Car(NamedTuple):
     spokes: np.ndarray  # bool
     panel: np.ndarray  # bool: a van without rear side windows
     camera: Camera
-    mirrored: np.ndarray  # bool: it heads to the left
+    mirrored: np.ndarray  # bool: it faces left
     light: np.ndarray  # [2, n]: on the flank, on the ends
     backdrop: Backdrop
 
@@ -83,7 +83,7 @@ _BODIES = np.array(
         (4.30, 2.08, 0.33, 1.12, 0.94, 1.10, 0.38, 0.87, 0.69, 0.03, 0.012),  # van
     ]
 )
-# Side windows from (rear, to front) as shares of the cabin's length; an empty one is absent.
+# Side windows (rear, front) as shares of the cabin's length; an empty one is absent.
 _WINDOWS = np.array(
     [
         ((0.00, 0.00), (0.08, 0.46), (0.51, 0.95)),
@@ -119,7 +119,7 @@ def rgb(red: float, green: float, blue: float) -> np.ndarray:
 
 
 def _uniforms(indices: np.ndarray, seed: int) -> np.ndarray:
-    """[_DRAWS, n] uniform numbers, those of a picture from a generator of its own."""
+    """[_DRAWS, n] uniform numbers, from one generator per picture."""
     streams = (np.random.Philox(np.random.SeedSequence([seed, int(i)])) for i in indices)
     return np.stack([np.random.Generator(s).random(_DRAWS) for s in streams], axis=1)
 
@@ -129,7 +129,7 @@ def _kinds(uniforms: np.ndarray) -> np.ndarray:
 
 
 def kinds(indices: np.ndarray, seed: int) -> np.ndarray:
-    """The body types of the designs [n], n > 0, without the rest."""
+    """The body types [n] of the designs alone, n > 0."""
     return _kinds(_uniforms(indices, seed))
 
 
@@ -154,7 +154,7 @@ def design(indices: np.ndarray, seed: int) -> Car:
     paint = np.clip(paint, 0.08, 0.96)
     side = np.where(between(0, 1) < 0.65, 1, -1)
     yaw = side * np.radians(38) * np.sqrt(between(0, 1))
-    # Outdoors under a blue to white sky or before a wall of any mild hue, darker behind pale paint.
+    # Outdoors a blue to white sky, indoors a wall of any mild hue; darker behind pale paint.
     hue = 2 * np.pi * (between(0, 1) + np.arange(3)[:, None] / 3)
     cloud, indoors = between(0, 1), between(0, 1) < 0.35
     blue = rgb(0.45, 0.65, 0.90) * (1 - cloud) + 0.80 * cloud

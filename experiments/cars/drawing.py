@@ -1,12 +1,12 @@
-"""Pictures of cars, drawn on the spot.
+"""Renders pictures of cars.
 
-A picture is painted from back to front (painter's algorithm): backdrop, shadow, what is under the
-car, its upper faces, the end that the camera sees, the near flank, the windows, the wheels. Light
-comes from above: faces that look up are brighter than the paint, upright ones darken towards their
-foot. What is random is drawn in car_designs, faces are laid out in car_shapes, and car_canvas turns
-them into pixels.
+A picture is painted from back to front (painter's algorithm): backdrop, shadow, underside, top
+faces, the end that the camera sees, the near flank, the windows, the wheels. Light comes from
+above: faces that look up are brighter than the paint, upright ones darken towards the bottom.
+car_designs draws the random quantities, car_shapes lays out the faces, and car_canvas turns them
+into pixels.
 
-Picture i depends on (seed, i, size) alone, and its design on (seed, i) alone.
+Picture i depends only on (seed, i, size), and its design only on (seed, i).
 """
 
 from collections.abc import Iterable
@@ -19,8 +19,8 @@ from experiments.cars.shapes import Shape, patch, points
 
 _BLACK, _RUBBER = rgb(0.05, 0.05, 0.05), rgb(0.09, 0.09, 0.09)
 _WHITE, _RED = rgb(0.95, 0.95, 0.95), rgb(0.80, 0.07, 0.06)
-_ARCH = 1.18  # radius of what is drawn of a wheel and its arch; the tyre has 1
-_CHUNK = 16  # pictures drawn together: large enough to hide Python, small enough for the cache
+_ARCH = 1.18  # drawn radius of a wheel with its arch; the tyre has radius 1
+_CHUNK = 16  # pictures drawn together: enough to hide Python's overhead, few enough for the cache
 
 
 class _Scene:
@@ -158,7 +158,7 @@ def render(indices: Iterable[int], *, size: int = 64, seed: int = 0) -> np.ndarr
     """Pictures of cars, uint8 [n, size, size, 3], RGB.
 
     Args:
-      indices: which pictures; picture i is the same whatever is drawn beside it.
+      indices: which pictures; picture i does not depend on the others.
       size: height and width in pixels; the design of a car does not depend on it.
       seed: another seed gives other cars.
     Returns:

@@ -9,16 +9,16 @@ A car is a profile, two convex polygons that share an edge, extruded to its widt
     bumper <                           >   lower body, down to the sill
             |____O_______________O____|
 
-x points forward, y away from the camera, z up; the car stands on z = 0 around x = y = 0. Positions
-along it are shares of its length, counted from the rear. A face is [k, 3, n]: k corners, which run
-anticlockwise seen from outside, of n cars.
+x points forward, y away from the camera, z up; the car stands on z = 0, centred at x = y = 0.
+Positions along it are shares of its length, counted from the rear. A face is [k, 3, n]: k corners
+of n cars, anticlockwise seen from outside.
 """
 
 import numpy as np
 
 from experiments.cars.designs import Car
 
-_LEAN = 0.14  # by which the cabin narrows towards the roof, on each side
+_LEAN = 0.14  # how much the cabin narrows towards the roof, on each side
 
 
 def points(*corners) -> np.ndarray:
@@ -82,7 +82,7 @@ class Shape:
     def sheet(self, low, high, towards=1.0, lean=0.0) -> np.ndarray:
         """The face across the car between two points (share, z) of its profile.
 
-        It looks to the front, or to the rear with towards = -1.
+        It faces the front, or the rear with towards = -1.
         """
         left, right, inset = towards * self.near, towards * self.far, towards * lean
         x0, x1 = self.x(low[0]), self.x(high[0])
@@ -99,7 +99,7 @@ class Shape:
         return points((rear, y, low), (front, y, low), (front, y, high), (rear, y, high))
 
     def end(self, front: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The lower and the upper face that close the car at its front, bool [n], or its rear."""
+        """The lower and the upper end face: of the front where `front`, bool [n], else the rear."""
         b = self.body
         towards, share = np.where(front, 1.0, -1.0), np.where(front, 1.0, 0.0)
         foot = np.where(front, 0.975, 0.025), b.sill

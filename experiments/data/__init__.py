@@ -1,8 +1,8 @@
-"""Training images: which source, decoded once, then shuffled, flipped and batched.
+"""Training images: loaded from a source, decoded once, then shuffled, flipped and batched.
 
 load(config)      -> Dataset: uint8 images on disk, memory-mapped
-split(dataset, k) -> the same, less k images held out for validation; and those k
-batches(images)   -> float32 batches in [-1, 1], endless, the batch of step k being
+split(dataset, k) -> the dataset without k images held out for validation; and those k
+batches(images)   -> endless float32 batches in [-1, 1]; the batch of step k is
                      a pure function of (images, batch size, seed, k)
 """
 

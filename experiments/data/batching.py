@@ -20,25 +20,24 @@ def batches(
     """Endless batches, float32 [batch_size, size, size, 3] in [-1, 1].
 
     There is one endless stream of images: every epoch is a new permutation of all of
-    them, and each image of the stream has a coin of its own for the horizontal flip.
-    A batch is a stretch of the stream, across the ends of epochs too, so batch k
-    depends on nothing but the arguments and k, and starting at `first_step` costs
-    nothing.
+    them, and each image of the stream is flipped horizontally or not, independently.
+    A batch is a slice of the stream and may cross the end of an epoch. So batch k
+    depends only on the arguments and k, and starting at `first_step` costs nothing.
 
     Args:
       images: uint8 [n, size, size, 3].
       batch_size: images in a batch of this process.
-      seed: decides permutations and flips.
+      seed: seed of the permutations and flips.
       first_step: the step whose batch comes first.
       flip: whether images are flipped, each with probability one half.
       shard: (i, n): process i of n takes every n-th image of the stream, from the i-th on.
     Returns:
-      An iterator that reads ahead.
+      An iterator that prefetches.
     """
     import grain.python as grain
 
     index, count = shard
-    # Grain handles one element after the other: as numbers and coins they are cheaper than images.
+    # Grain handles elements one by one: pairs (number, coin) are cheaper than images.
     stream = grain.MapDataset.range(len(images)).seed(seed % 2**32).shuffle().repeat()
     stream = stream.random_map(lambda number, rng: (number, flip and rng.random() < 0.5))
     steps = stream[index:ENDLESS:count].batch(batch_size)[first_step:]
@@ -47,11 +46,11 @@ def batches(
 
 
 def _gather(images: np.ndarray, chosen: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """The images of these numbers, mirrored where the coin says so, as float32 -1..1."""
+    """The images with these numbers, flipped where the coin is true, as float32 in [-1, 1]."""
     numbers, coins = chosen
     batch = images[numbers]
     leftwards = np.arange(images.shape[2])[::-1]
-    batch[coins] = batch[coins].take(leftwards, axis=2)  # a slice [::-1] is copied more slowly
+    batch[coins] = batch[coins].take(leftwards, axis=2)  # copying a slice [::-1] is slower
     scaled = batch.astype(np.float32)
     scaled /= np.float32(127.5)
     scaled -= np.float32(1)

@@ -5,9 +5,8 @@ Every source is decoded and resized once. The cache is a folder
     CACHE_DIR/<source>-<size>-<key>/   images.npy  labels.npy  about.json
 
 written under another name and renamed when complete, so that a killed run leaves
-no half cache. The pictures are stored in one fixed pseudo-random order: any run
-of them is a fair sample, which makes "the first n" and "the last n" plain slices
-of a memory-mapped file.
+no partial cache. The pictures are stored in one fixed pseudo-random order, so any
+slice of the memory-mapped file, such as the first n or the last n, is a fair sample.
 """
 
 import hashlib
@@ -31,13 +30,13 @@ from experiments.terminal.errors import UserError
 from experiments.terminal.texts import listed
 
 ORDER_SEED = 2010_02502
-FORMAT = 1  # part of every key: raise it when decode() or the files change
+FORMAT = 1  # part of every key: increment it when decode() or the file format changes
 CHUNK = 256
 STALE_SECONDS = 24 * 3600
 
 
 class Cached(NamedTuple):
-    """A decoded source, as load() finds it in the cache."""
+    """A decoded source, read from the cache."""
 
     images: np.ndarray  # uint8 [n, size, size, 3], memory-mapped, read-only
     labels: np.ndarray  # int32 [n]
@@ -47,20 +46,20 @@ class Cached(NamedTuple):
 
 
 def key(*parts: object) -> str:
-    """A short hash of whatever the pixels of a cache depend on."""
+    """A short hash of everything that the pixels of a cache depend on."""
     return hashlib.sha256(repr((FORMAT, *parts)).encode()).hexdigest()[:16]
 
 
 def cached(
     folder: Path, pictures: Callable[[], Pictures], size: int, *, limit: int | None = None
 ) -> Cached:
-    """The decoded pictures of `folder`, decoding them first if they are not there.
+    """The decoded pictures in `folder`, decoding them first if they are not there.
 
     Args:
-      folder: where the cache is or will be; its name holds everything that the pixels depend on.
+      folder: the cache; its name is specific to everything that the pixels depend on.
       pictures: called only when there is no cache yet.
       size: side of the square images.
-      limit: stop after so many images.
+      limit: stop after this many images.
     Returns:
       The memory-mapped images with labels, class names, notes and fingerprint.
     Raises:
@@ -73,7 +72,7 @@ def cached(
         except OSError as error:
             raise UserError(
                 f"cannot write the image cache {folder}: {error.strerror or error}; "
-                "make room there, or name another place with --data.cache-dir"
+                "free some space there, or choose another folder with --data.cache-dir"
             ) from error
     about = json.loads((folder / "about.json").read_text())
     labels = np.load(folder / "labels.npy")
@@ -84,7 +83,7 @@ def cached(
 
 
 def _build(folder: Path, pictures: Pictures, size: int, limit: int | None) -> None:
-    """Decode into a temporary neighbour of `folder`, then give it its name."""
+    """Decode into a temporary folder next to `folder`, then rename it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     _sweep(folder.parent)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
@@ -93,14 +92,14 @@ def _build(folder: Path, pictures: Pictures, size: int, limit: int | None) -> No
         try:
             partial.rename(folder)
         except OSError:
-            if not (folder / "about.json").is_file():  # else another run was faster: use its
+            if not (folder / "about.json").is_file():  # else another run was faster: use its cache
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _sweep(parent: Path) -> None:
-    """Remove what killed runs left behind a day ago or earlier."""
+    """Remove what killed runs left behind more than a day ago."""
     for partial in parent.glob(".partial-*"):
         if time.time() - partial.stat().st_mtime > STALE_SECONDS:
             shutil.rmtree(partial, ignore_errors=True)
@@ -115,7 +114,7 @@ def _fill(folder: Path, pictures: Pictures, size: int, limit: int | None) -> Non
     converted: list[str] = []
     skipped = list(pictures.skipped)
     digest = hashlib.sha256()
-    # Written as a file and not through a memory map, where a full disk would kill the process.
+    # Not written through a memory map: there, a full disk would kill the process.
     with (folder / "images.npy").open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
@@ -131,7 +130,7 @@ def _fill(folder: Path, pictures: Pictures, size: int, limit: int | None) -> Non
                 file.write(pixels)
                 digest.update(pixels)
                 labels.append(label)
-        file.truncate(end)  # the place of what was skipped stays empty, and is never read
+        file.truncate(end)  # skipped pictures leave space at the end that is never read
     summary = summarise(converted, skipped)
     if not labels:
         raise UserError(f"no usable image: {summary}; give a folder of JPEG or PNG pictures")
@@ -154,8 +153,8 @@ def _decode_all(pictures: Pictures, order: np.ndarray, size: int):
 
     every = 0.5 if sys.stderr.isatty() else 15.0
     bar = tqdm(total=len(order), desc="reading images", unit="img", delay=1, mininterval=every)
-    # Pillow leaves the interpreter free while it decodes, so threads are enough. The filter is
-    # set here because filters belong to the process, not to the thread.
+    # Pillow releases the GIL while it decodes, so threads are enough. The warning filters are
+    # set here because they are per process, not per thread.
     with bar, warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         from PIL import Image
 
@@ -168,7 +167,7 @@ def _decode_all(pictures: Pictures, order: np.ndarray, size: int):
 
 
 def summarise(converted: Sequence[str], skipped: Sequence[str]) -> str:
-    """One line on what was converted and what was skipped; empty when there was neither."""
+    """One line on what was skipped and what was converted; empty if there is neither."""
     parts = [
         f"{what} {len(names)} ({listed(names)})"
         for what, names in (("skipped", skipped), ("converted to upright RGB", converted))

@@ -1,8 +1,8 @@
-"""Training images: from which source, decoded once, and which are held out.
+"""Training images: choosing the source, loading it, and holding out images.
 
 Sources: Stanford Cars (cars196) and CIFAR-10 through TFDS, a folder of pictures, and
-rendered cars, which need no download. `auto` takes Stanford Cars when they are on this
-machine and the rendered ones when not, and says so.
+rendered cars, which need no download. `auto` uses Stanford Cars if they are on this
+machine, else rendered cars, and says so.
 """
 
 from functools import partial
@@ -35,21 +35,21 @@ class Dataset(NamedTuple):
     images: np.ndarray  # uint8 [n, size, size, 3], memory-mapped read-only, upright RGB
     labels: np.ndarray  # int32 [n], -1 where unknown
     source: str  # "cars196" | "cifar10" | "folder" | "rendered"
-    notes: tuple[str, ...]  # lines for the user
+    notes: tuple[str, ...]  # messages for the user
     fingerprint: str  # sha256 over the cached images
 
 
 def load(config: "DataConfig") -> Dataset:
-    """The images that a configuration asks for, decoded and resized once and then cached.
+    """The images that a configuration selects, decoded and resized once and then cached.
 
     The images come in one fixed pseudo-random order, see `cache`.
 
     Args:
       config: source, path, image_size, num_images, classes, data_dir, cache_dir.
     Returns:
-      The dataset; `notes` holds what the user should be told.
+      The dataset; `notes` holds messages for the user.
     Raises:
-      UserError: when the data is missing or unusable, at once and with what to do.
+      UserError: at once, when the data is missing or unusable; the message says what to do.
     """
     if config.image_size < 1:
         raise UserError(f"--data.image-size {config.image_size}: must be at least 1")
@@ -70,12 +70,12 @@ def load(config: "DataConfig") -> Dataset:
 
 
 def _choose(config: "DataConfig") -> str:
-    """What `auto` means here: cars196 or rendered."""
+    """The source that `auto` stands for here: cars196 or rendered."""
     if stanford_cars.available(config.path, config.data_dir):
         return "cars196"
     if config.path is not None:
         raise UserError(
-            f"{config.path} holds no Stanford Cars that are known here; to train on the images "
+            f"{config.path} holds no Stanford Cars in a known layout; to train on the images "
             f"in it, add --data.source folder"
         )
     return "rendered"
@@ -104,7 +104,7 @@ def _load_rendered(config: "DataConfig") -> tuple[cache.Cached, tuple[str, ...]]
     if config.path is not None:
         raise UserError("--data.source rendered draws its images: leave out --data.path")
     number = config.num_images or DEFAULT_RENDERED
-    # Their text is the version of the drawing; importing them would take half a second.
+    # The source text is the version of the drawing; importing it would take half a second.
     files = [Path(__file__).parent / "sources" / "rendered.py"]
     files += [files[0].parents[2] / "cars" / f"{name}.py" for name in DRAWING]
     drawing = b"".join(file.read_bytes() for file in files)
@@ -117,8 +117,8 @@ def _load_rendered(config: "DataConfig") -> tuple[cache.Cached, tuple[str, ...]]
             drawn = rendered.prepare(config.image_size, number, seed=0, data_dir=str(root))
         except OSError as error:
             raise UserError(
-                f"cannot draw cars into {root}: {brief(error)}; make room there, or name another "
-                "place with --data.data-dir"
+                f"cannot write rendered cars to {root}: {brief(error)}; free some space there, or "
+                "choose another folder with --data.data-dir"
             ) from error
         return prepared.pictures(drawn)
 
@@ -143,7 +143,7 @@ def split(dataset: Dataset, holdout: int) -> tuple[Dataset, Dataset]:
 
     Args:
       dataset: from `load`.
-      holdout: number of images to hold out; at most a tenth of them are, and at least one.
+      holdout: number of images to hold out; limited to a tenth of all images, but at least one.
     Returns:
       (training part, validation part).
     Raises:
@@ -153,7 +153,7 @@ def split(dataset: Dataset, holdout: int) -> tuple[Dataset, Dataset]:
     if holdout < 1:
         raise UserError(f"--data.holdout {holdout}: must be at least 1")
     if count < 2:
-        raise UserError(f"{count} usable image: at least one to train on and one to hold out")
+        raise UserError(f"{count} usable image: need one to train on and one to hold out")
     cut = count - min(holdout, max(count // 10, 1))
     return _part(dataset, slice(None, cut)), _part(dataset, slice(cut, None))
 

@@ -1,4 +1,4 @@
-"""One encoded picture of any kind -> uint8 [size, size, 3]; and many of them that wait."""
+"""Decoding: one encoded picture of any kind -> uint8 [size, size, 3]."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -10,16 +10,16 @@ import numpy as np
 from experiments.terminal.errors import UserError
 from experiments.terminal.texts import brief
 
-SMALLEST_SIDE = 4  # pixels; anything smaller has no picture in it
+SMALLEST_SIDE = 4  # pixels; smaller pictures are skipped
 
 
 class Pictures(NamedTuple):
-    """Pictures that wait to be decoded."""
+    """Pictures to be decoded."""
 
-    names: Sequence[str]  # how a message calls each of them
+    names: Sequence[str]  # for messages
     read: Callable[[int], tuple[Path | BinaryIO, int]]  # position -> (encoded file, label)
     class_names: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()  # "name (reason)" of what could not even be listed
+    skipped: tuple[str, ...] = ()  # "name (reason)" of what could not be listed
 
 
 class Decoded(NamedTuple):
@@ -30,9 +30,9 @@ class Decoded(NamedTuple):
 
 
 def decode(file: Path | BinaryIO, size: int) -> Decoded:
-    """One encoded picture as upright RGB, squeezed to a square of `size` pixels.
+    """One encoded picture as upright RGB, resized to a square of `size` pixels.
 
-    The whole picture is kept: like the seed, the aspect ratio is not. Resizing is
+    As in the seed, the whole picture is kept, but not its aspect ratio. Resizing is
     Lanczos with antialiasing. JPEGs are first shrunk in the frequency domain to no
     less than twice the wanted size, which is three times faster.
 
@@ -60,12 +60,12 @@ def decode(file: Path | BinaryIO, size: int) -> Decoded:
         return Decoded(None, "not an image")
     except PermissionError:
         return Decoded(None, "no permission to read it")
-    except Exception as error:  # a decoder that is fed garbage may raise anything
+    except Exception as error:  # decoders may raise anything on damaged files
         return Decoded(None, f"damaged: {brief(error)}")
 
 
 def _remark(image: Any) -> str:
-    """What has to be converted in this picture, for the summary."""
+    """The conversion that this picture needs, for the summary."""
     if image.getexif().get(0x0112, 1) not in (0, 1):
         return "rotated by EXIF"
     if image.has_transparency_data:
@@ -74,7 +74,7 @@ def _remark(image: Any) -> str:
 
 
 def _to_rgb(image: Any) -> Any:
-    """Any Pillow mode to RGB: transparency over white, deep grey levels to 8 bits."""
+    """Any Pillow mode to RGB: transparency over white, high-bit-depth grey to 8 bits."""
     from PIL import Image
 
     if image.has_transparency_data:
@@ -87,7 +87,7 @@ def _to_rgb(image: Any) -> Any:
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Integer or float grey levels to uint8; the range is read off the type, then the peak."""
+    """Integer or float grey levels to uint8; the type, then the maximum, determines the range."""
     levels = np.nan_to_num(values.astype(np.float64))
     peak = levels.max(initial=0.0)
     if values.dtype.itemsize == 2 or peak > 255:
@@ -98,10 +98,10 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 def choose(pictures: Pictures, classes: Sequence[str]) -> Pictures:
-    """Only the pictures of the named classes; all of them when none is named.
+    """Only the pictures of the named classes; all pictures if no class is named.
 
     Raises:
-      UserError: when there is no class of that name.
+      UserError: when there is no class with one of the names.
     """
     if not classes:
         return pictures

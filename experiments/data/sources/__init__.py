@@ -1,1 +1,1 @@
-"""Where images come from, a file a source; and what sources share: archives, TFDS on disk."""
+"""Sources of images, one module each; and their shared parts: archives, TFDS datasets on disk."""

@@ -1,8 +1,8 @@
-"""CIFAR-10 as a TFDS dataset, prepared from its archive when that is on this machine.
+"""CIFAR-10 as a TFDS dataset, prepared from its archive if that is on this machine.
 
-The stock `cifar10` 3.0.2 in array_record format is written, so that
-`tfds.data_source("cifar10")` reads it. The archive is `cifar-10-binary.tar.gz`:
-records of one label byte and 3072 bytes of planes red, green, blue.
+Writes the stock `cifar10` 3.0.2 in array_record format, which
+`tfds.data_source("cifar10")` reads. The archive is `cifar-10-binary.tar.gz`:
+records of one label byte and 3072 bytes, the red, green and blue planes.
 """
 
 import functools
@@ -45,17 +45,17 @@ def folder(data_dir: str | None) -> Path:
 
 
 def ensure(path: str | None, data_dir: str | None) -> tuple[Path, tuple[str, ...]]:
-    """The folder of the prepared dataset, preparing it first if need be.
+    """The folder of the prepared dataset, preparing it first if needed.
 
     Args:
-      path: folder that holds the archive or its unpacked files; without it, TFDS's
+      path: folder that holds the archive or its unpacked files; by default TFDS's
         folder for manual downloads.
       data_dir: TFDS data folder, None for the default one.
     Returns:
-      (folder of the dataset, lines for the user).
+      (folder of the dataset, messages for the user).
     Raises:
-      UserError: when there is nothing to prepare from, or it is damaged, or a copy in
-        another format is in the way.
+      UserError: when there are no files to prepare from, they are damaged, or there is
+        already a copy in another format.
     """
     target = folder(data_dir)
     if (notes := prepared.there(target, path)) is not None:
@@ -81,7 +81,7 @@ def builder(data_dir: str | None) -> Any:
 
 
 def _read(place: Path) -> dict[str, bytes]:
-    """File name -> content of the six record files; empty when they are not there."""
+    """File name -> content of the six record files; empty if there are none."""
     wanted = {name for names in FILES.values() for name in names}
     paths = [place / name for name, *_ in folders.walk(place, [], depth=3)]
     files = {path.name: path.read_bytes() for path in paths if path.name in wanted}
@@ -101,7 +101,7 @@ def _read(place: Path) -> dict[str, bytes]:
 
 @functools.cache
 def _writer_class() -> Any:
-    """The stock builder with another way of reading its files, made on first use."""
+    """The stock builder, reading local files instead; created on first use."""
     from tensorflow_datasets.image_classification import cifar
 
     class Cifar10(cifar.Cifar10, skip_registration=True):
@@ -112,18 +112,18 @@ def _writer_class() -> Any:
             super().__init__(**kwargs)
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            del dl_manager  # the files are here
+            del dl_manager  # nothing to download
             self.info.features["label"].names = CLASSES
             return {split: _examples(self._files, split) for split in FILES}
 
         def _generate_examples(self) -> None:  # pyrefly: ignore[bad-override]
-            """TFDS wants it to exist; `_split_generators` does without."""
+            """Required by TFDS; `_split_generators` does not use it."""
 
     return Cifar10
 
 
 def _examples(files: dict[str, bytes], split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(key, example) as the stock builder gives them."""
+    """(key, example) as the stock builder yields them."""
     content = b"".join(files[name] for name in FILES[split])
     records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
     images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)

@@ -16,8 +16,8 @@ ROWS = 64  # read at a time
 def members(archive: Path) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the files in a tar archive, read from front to end.
 
-    Links, devices and huge files are passed over. Names are as in the archive: they
-    may climb out of a folder and must not be used as paths.
+    Links, devices and huge files are skipped. Names are as in the archive: they may
+    point outside a folder and must not be used as paths.
 
     Raises:
       UserError: when the archive is damaged or incomplete.
@@ -30,13 +30,13 @@ def members(archive: Path) -> Iterator[tuple[str, bytes]]:
                     yield member.name, file.read() if file else b""
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise UserError(
-            f"{archive}: damaged, incomplete or no archive ({brief(error)}); "
+            f"{archive}: damaged, incomplete or not an archive ({brief(error)}); "
             "copy or download it again"
         ) from error
 
 
 def rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet file, with those of the named columns that it has.
+    """The rows of a parquet file, with those of the named columns that exist.
 
     Raises:
       UserError: when the file is damaged, or pyarrow is not installed.
@@ -52,5 +52,5 @@ def rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
     except (ValueError, OSError) as error:
         raise UserError(
-            f"{path}: damaged or no parquet file ({brief(error)}); copy or download it again"
+            f"{path}: damaged or not a parquet file ({brief(error)}); copy or download it again"
         ) from error

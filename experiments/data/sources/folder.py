@@ -1,9 +1,8 @@
-"""A folder tree of pictures as a source, whatever else lies in it.
+"""A folder tree of pictures as a source; other files in it are skipped.
 
-Hidden files and folders are ignored. Everything else that is a regular file is
-offered to the decoder, which skips what is no picture. The order is that of the
-sorted names, so two machines with the same files see the same pictures. The
-folders directly below the root are the classes.
+Hidden files and folders are ignored. Every other regular file goes to the decoder,
+which skips what is not a picture. Files are sorted by name, so two machines with the
+same files see the same pictures. The folders directly below the root are the classes.
 """
 
 import os
@@ -21,18 +20,18 @@ class Listing(NamedTuple):
     root: Path
     names: tuple[str, ...]  # relative to root, with slashes, sorted
     stamps: tuple[tuple[int, int], ...]  # (bytes, modification time in ns) of each
-    skipped: tuple[str, ...]  # folders and files that cannot be looked at
+    skipped: tuple[str, ...]  # folders and files that cannot be read
 
 
 def scan(path: str | os.PathLike[str]) -> Listing:
-    """Every visible regular file below `path`; loops of symbolic links are cut.
+    """Every visible regular file below `path`; loops of symbolic links are not followed.
 
     Args:
       path: the folder.
     Returns:
       The listing in the order of sorted names.
     Raises:
-      UserError: when `path` does not exist, is no folder, or holds no file.
+      UserError: when `path` does not exist, is not a folder, or holds no file.
     """
     root = existing(path)
     skipped: list[str] = []
@@ -49,10 +48,10 @@ def scan(path: str | os.PathLike[str]) -> Listing:
 
 
 def existing(path: str | os.PathLike[str]) -> Path:
-    """The folder `path`, which must be there.
+    """The folder `path`, which must exist.
 
     Raises:
-      UserError: when it does not exist or is no folder.
+      UserError: when it does not exist or is not a folder.
     """
     root = Path(path).expanduser()
     if root.is_dir():
@@ -63,7 +62,7 @@ def existing(path: str | os.PathLike[str]) -> Path:
 
 
 def walk(root: Path, skipped: list[str], *, depth: int = 64) -> Iterator[tuple[str, int, int]]:
-    """Yield (relative name, bytes, mtime_ns); append what cannot be looked at to `skipped`."""
+    """Yield (relative name, bytes, mtime_ns); append what cannot be read to `skipped`."""
 
     def relative(path: str | os.PathLike[str]) -> str:
         return Path(os.path.relpath(path, root)).as_posix()
@@ -89,7 +88,7 @@ def walk(root: Path, skipped: list[str], *, depth: int = 64) -> Iterator[tuple[s
             except OSError:
                 skipped.append(f"{relative(path)} (broken link)")
                 continue
-            if path.is_file():  # neither a pipe nor a device, whose reading would hang
+            if path.is_file():  # not a pipe or a device, where reading would hang
                 yield relative(path), status.st_size, status.st_mtime_ns
 
 
@@ -99,7 +98,7 @@ def class_names(listing: Listing) -> tuple[str, ...]:
 
 
 def pictures(listing: Listing) -> Pictures:
-    """The listed files, ready to decode; the label is the position of the class, else -1."""
+    """The listed files, ready to decode; the label is the index of the class, or -1."""
     classes = class_names(listing)
     position = {name: label for label, name in enumerate(classes)}
 

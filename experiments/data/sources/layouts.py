@@ -1,4 +1,4 @@
-"""The layouts in which people hold Stanford Cars, read as one stream of pictures.
+"""The common layouts of Stanford Cars, read as one stream of pictures.
 
     cars_train.tgz cars_test.tgz car_devkit.tgz cars_test_annos_withlabels.mat   as published
     cars_train/*.jpg cars_test/*.jpg devkit/*.mat                                unpacked
@@ -6,9 +6,9 @@
     car_ims/*.jpg cars_annos.mat     (or car_ims.tgz)                            one folder
     train-00000-of-00002.parquet test-...                                        with image, label
 
-A picture belongs to a split by the name of a folder above it, or of its archive, so
-that other nesting does not matter. Archives are streamed: nothing is unpacked, and
-names in them are never used as paths. Labels and boxes may be missing.
+The name of a folder above a picture, or of its archive, determines its split, so other
+nesting does not matter. Archives are streamed: nothing is unpacked, and names in them
+are never used as paths. Labels and boxes may be missing.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ EXPECTED = (
     "unpacked folders cars_train/ + cars_test/ (+ devkit/), or car_ims/ + cars_annos.mat, or "
     "train-*.parquet + test-*.parquet"
 )
-Troubles = dict[str, list[str]]  # what went wrong -> the names that it happened to
+Troubles = dict[str, list[str]]  # kind of problem -> names of the pictures that have it
 
 
 class Layout(NamedTuple):
@@ -64,7 +64,7 @@ class Layout(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What the annotations say of one picture."""
+    """The annotation of one picture."""
 
     label: int  # 0..195, -1 unknown
     box: tuple[float, float, float, float] | None  # ymin, xmin, ymax, xmax in pixels
@@ -72,7 +72,7 @@ class Note(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One picture as it was encoded."""
+    """One encoded picture."""
 
     name: str
     data: bytes
@@ -80,7 +80,7 @@ class Picture(NamedTuple):
 
 
 def find(path: str | Path) -> Layout | None:
-    """What there is of Stanford Cars in a folder or a few levels below it.
+    """The files of Stanford Cars in a folder or a few levels below it.
 
     Args:
       path: an existing folder.
@@ -118,7 +118,7 @@ def _archive_stem(name: str) -> str:
 
 
 def _kind(parts: tuple[str, ...]) -> str | None:
-    """train, test or any, by the innermost folder that says so."""
+    """train, test or any, by the innermost folder with a known name."""
     return next((FOLDERS[part] for part in reversed(parts[:-1]) if part in FOLDERS), None)
 
 
@@ -137,7 +137,7 @@ def _shard_split(parts: tuple[str, ...]) -> str | None:
 
 
 def checksum_notes(layout: Layout) -> tuple[str, ...]:
-    """A line for every published file whose content is not the published one."""
+    """A message for every published file whose content differs from the published one."""
     files = [path for _, path in layout.archives] + [*layout.devkits, *layout.annotations]
     notes = []
     for path in files:
@@ -155,7 +155,7 @@ def checksum_notes(layout: Layout) -> tuple[str, ...]:
 
 
 def read_annotations(layout: Layout) -> dict[tuple[str, str], Note]:
-    """(train | test | any, picture name) -> what is known of it."""
+    """(train | test | any, picture name) -> its annotation."""
     files: dict[str, bytes] = {}
     for archive in layout.devkits:
         for name, data in members(archive):
@@ -174,8 +174,8 @@ def _records(name: str, data: bytes) -> Iterator[tuple[str, Note]]:
 
     try:
         records = scipy.io.loadmat(io.BytesIO(data), squeeze_me=True)["annotations"]
-    except Exception as error:  # the reader raises many kinds on damaged files
-        raise UserError(f"{name}: damaged or no annotation file ({brief(error)})") from error
+    except Exception as error:  # the reader raises many kinds of errors on damaged files
+        raise UserError(f"{name}: damaged or not an annotation file ({brief(error)})") from error
     for record in np.atleast_1d(records):
         fields = record.dtype.names
         file = str(record["relative_im_path" if "relative_im_path" in fields else "fname"])
@@ -193,7 +193,7 @@ def _records(name: str, data: bytes) -> Iterator[tuple[str, Note]]:
 
 
 def splits(layout: Layout, notes: dict[tuple[str, str], Note]) -> tuple[str, ...]:
-    """The splits that there are pictures for."""
+    """The splits that have pictures."""
     named = {split for split, _ in layout.images + layout.archives or layout.shards}
     if "any" in named:
         flags = {note.split for (kind, _), note in notes.items() if kind == "any"}
@@ -210,7 +210,7 @@ def pictures(
       layout: from `find`.
       notes: from `read_annotations`.
       split: train or test.
-      troubles: gets the names of pictures without annotation, without file, or unreadable.
+      troubles: collects the names of pictures without annotation, without file, or unreadable.
     Yields:
       Pictures, in the order in which they are stored.
     Raises:
@@ -256,7 +256,7 @@ def _stored(
 
 
 def _sharded(layout: Layout, split: str, troubles: Troubles) -> Iterator[Picture]:
-    """The pictures of the parquet shards of a split; they have numbers for names."""
+    """The pictures of a split's parquet shards, named by number."""
     first = _first_label(layout)
     count = 0
     for path in (path for shard, path in layout.shards if shard == split):
@@ -275,6 +275,6 @@ def _sharded(layout: Layout, split: str, troubles: Troubles) -> Iterator[Picture
 
 
 def _first_label(layout: Layout) -> int:
-    """Whether the labels of the shards count from 0, or from 1 as the annotation files do."""
+    """The first label of the shards: 0, or 1 as in the annotation files."""
     labels = (row.get("label") for _, path in layout.shards for row in rows(path, ["label"]))
     return int(any(label == NUM_CLASSES for label in labels))

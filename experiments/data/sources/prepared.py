@@ -1,7 +1,7 @@
-"""TFDS datasets on disk: where they are, in which format, and their encoded pictures.
+"""TFDS datasets on disk: their folders, formats and encoded pictures.
 
 Only array_record files are used: they have random access and need no TensorFlow.
-What can be told from the files alone is, since importing TFDS takes a while.
+TFDS is imported only where the files alone are not enough, since importing it is slow.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def data_root(data_dir: str | None) -> Path:
 
 
 def file_format(dataset: Path) -> str | None:
-    """The format of the prepared dataset in the folder NAME/VERSION, None when there is none."""
+    """The format of the prepared dataset in the folder NAME/VERSION, None if there is none."""
     try:
         about = json.loads((dataset / "dataset_info.json").read_text())
     except (OSError, ValueError):
@@ -38,13 +38,13 @@ def file_format(dataset: Path) -> str | None:
 
 
 def there(dataset: Path, path: str | None) -> tuple[str, ...] | None:
-    """Lines for the user where the folder NAME/VERSION is a dataset; None where it is none.
+    """Messages for the user if the folder NAME/VERSION holds a dataset; else None.
 
     Args:
       dataset: the folder.
-      path: the files that the user named, which are then not read.
+      path: the files that the user gave; not read if the dataset exists.
     Raises:
-      UserError: when it is a copy in a format without random access.
+      UserError: when the dataset is in a format without random access.
     """
     present, name = file_format(dataset), dataset.parent.name
     if present is None:
@@ -55,12 +55,12 @@ def there(dataset: Path, path: str | None) -> tuple[str, ...] | None:
             f"array_record one elsewhere: python -m experiments.prepare --source {name} --path "
             "DIR --data-dir NEW, then give --data.data-dir NEW"
         )
-    unread = f"{name} is already in {dataset}, which you may remove to prepare it again"
+    unread = f"{name} is already in {dataset}; remove that folder to prepare it again"
     return (unread,) if path else ()
 
 
 def stamp(dataset: Path) -> str:
-    """A hash that changes when the dataset in this folder is prepared anew."""
+    """A hash that changes when the dataset in this folder is prepared again."""
     about = dataset / "dataset_info.json"
     text = about.read_bytes() + str(about.stat().st_mtime_ns).encode()
     return hashlib.sha256(text).hexdigest()
@@ -72,7 +72,7 @@ def split_sizes(builder: Any) -> dict[str, int]:
 
 
 def write(builder: Any) -> None:
-    """Prepare a dataset as array_record without looking at the network.
+    """Prepare a dataset as array_record, without network access.
 
     Raises:
       UserError: when the files cannot be written.
@@ -81,19 +81,19 @@ def write(builder: Any) -> None:
 
     offline = tfds.download.DownloadConfig(try_download_gcs=False)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it talks of downloads; there are none
+        with contextlib.redirect_stdout(io.StringIO()):  # it reports downloads; there are none
             builder.download_and_prepare(file_format=ARRAY_RECORD, download_config=offline)
     except OSError as error:
         if file_format(Path(builder.data_dir)) == ARRAY_RECORD:
             return  # another process was faster
         raise UserError(
-            f"cannot write {builder.data_dir}: {brief(error)}; make room there, or name another "
-            "place with --data-dir (in training: --data.data-dir)"
+            f"cannot write {builder.data_dir}: {brief(error)}; free some space there, or choose "
+            "another folder with --data-dir (in training: --data.data-dir)"
         ) from error
 
 
 def pictures(builder: Any) -> Pictures:
-    """The still encoded pictures of all splits of a prepared builder, train before test."""
+    """The encoded pictures of all splits of a prepared builder, train before test."""
     import tensorflow_datasets as tfds
 
     sizes = split_sizes(builder)

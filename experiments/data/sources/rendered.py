@@ -1,8 +1,8 @@
-"""Rendered cars: a data set that needs no download, since it is drawn on the spot.
+"""Rendered cars: a dataset that is drawn instead of downloaded.
 
-`render` draws picture i from (seed, i, size) alone. `prepare` writes the first of them down as a
-TFDS data set, in whose folder record i is picture i, so that they are drawn once and read like any
-other data. Files are array_record: random access, and no need for TensorFlow.
+`render` draws picture i from (seed, i, size) alone. `prepare` saves the first pictures as a TFDS
+dataset in which record i is picture i, so they are drawn once and read like any other data. Files
+are array_record: they have random access and need no TensorFlow.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ def _png(picture: np.ndarray) -> bytes:
 
 @dataclasses.dataclass(eq=False)
 class RenderedConfig(tfds.core.BuilderConfig):
-    """Which pictures a prepared set holds; each choice has a folder of its own."""
+    """The pictures of a prepared dataset; each configuration has its own folder."""
 
     name: str = ""
     size: int = 64
@@ -45,7 +45,7 @@ class RenderedConfig(tfds.core.BuilderConfig):
 
 
 class RenderedCars(tfds.core.GeneratorBasedBuilder):
-    """Drawn pictures of cars with their body types."""
+    """Rendered pictures of cars with their body types."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS: ClassVar = [RenderedConfig()]
@@ -69,7 +69,7 @@ class RenderedCars(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict]]:
-        # In one thread: two were slower, contending for the lock over arrays this small.
+        # In one thread: with arrays this small, two were slower, contending for the GIL.
         config = self.builder_config
         for start in range(0, config.num_images, _BLOCK):
             block = range(start, min(start + _BLOCK, config.num_images))
@@ -81,7 +81,7 @@ class RenderedCars(tfds.core.GeneratorBasedBuilder):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TFDS' progress bars and its talk of downloads, of which there are none, to itself."""
+    """Silences TFDS's progress bars and its reports of downloads, of which there are none."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     tfds.disable_progress_bar()
@@ -95,13 +95,13 @@ def _quiet() -> Iterator[None]:
 def prepare(
     size: int = 64, num_images: int = 4096, seed: int = 0, data_dir: str | os.PathLike | None = None
 ) -> RenderedCars:
-    """A builder whose pictures are on disk: drawn now unless they were before.
+    """A builder whose pictures are on disk, drawn now if they are missing.
 
     Args:
       size: height and width in pixels.
       num_images: how many pictures.
       seed: as in `render`.
-      data_dir: where TFDS keeps its data sets; None is its own default.
+      data_dir: TFDS data folder, None for the default one.
     Returns:
       The builder; `builder.as_data_source("train")[i]` is a dict with image i and its label.
     Example:
@@ -112,7 +112,7 @@ def prepare(
       (16, 16, 3)
     """
     config = RenderedConfig(size=size, num_images=num_images, seed=seed)
-    config = RenderedCars.builder_configs.get(config.name, config)  # TFDS wants its own instance
+    config = RenderedCars.builder_configs.get(config.name, config)  # TFDS needs its own instance
     with _quiet():
         builder = RenderedCars(data_dir=data_dir, config=config, file_format=ARRAY_RECORD)
         if not builder.is_prepared():

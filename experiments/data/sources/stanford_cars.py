@@ -1,11 +1,11 @@
-"""Stanford Cars as a TFDS dataset, prepared from files that are already here.
+"""Stanford Cars as a TFDS dataset, prepared from files on this machine.
 
-The dataset that is written is the stock `cars196` 2.1.0 in array_record format:
+Writes the stock `cars196` 2.1.0 in array_record format, which can be read with
 
     tfds.data_source("cars196", split="train", data_dir=...)
 
-reads it. Only the writing is ours, since the stock builder needs TensorFlow and
-downloads from pages that are gone. JPEGs are stored byte for byte.
+Only the writer is custom, since the stock builder needs TensorFlow and downloads from
+pages that no longer exist. JPEGs are stored byte for byte.
 """
 
 import functools
@@ -36,15 +36,15 @@ def folder(data_dir: str | None) -> Path:
 
 
 def manual_folder(data_dir: str | None) -> Path:
-    """Where TFDS looks for archives that were placed by hand."""
+    """Where TFDS looks for manually downloaded archives."""
     return prepared.data_root(data_dir) / "downloads" / "manual"
 
 
 def available(path: str | None, data_dir: str | None) -> bool:
-    """Whether Stanford Cars can be had without a download.
+    """Whether Stanford Cars are available without a download.
 
-    A prepared copy counts, also when the files at `path` that it was made from have
-    been removed. A `path` that holds something else does not.
+    A prepared copy counts, even if the files at `path` that it was made from have been
+    removed. A `path` that holds something else does not count.
 
     Raises:
       UserError: when `path` does not exist and nothing has been prepared.
@@ -63,16 +63,16 @@ def _in_manual_folder(data_dir: str | None) -> Layout | None:
 
 
 def ensure(path: str | None, data_dir: str | None) -> tuple[Path, tuple[str, ...]]:
-    """The folder of the prepared dataset, preparing it first if need be.
+    """The folder of the prepared dataset, preparing it first if needed.
 
     Args:
-      path: folder with any known layout; without it, TFDS's folder for manual downloads.
+      path: folder with any known layout; by default TFDS's folder for manual downloads.
       data_dir: TFDS data folder, None for the default one.
     Returns:
-      (folder of the dataset, lines for the user).
+      (folder of the dataset, messages for the user).
     Raises:
-      UserError: when there are no files to prepare from, with what to get and where to put
-        it; when they are damaged; when a copy in another format is in the way.
+      UserError: when there are no files to prepare from (the message says what to get and
+        where to put it), they are damaged, or there is already a copy in another format.
     """
     target = folder(data_dir)
     if (notes := prepared.there(target, path)) is not None:
@@ -85,7 +85,7 @@ def ensure(path: str | None, data_dir: str | None) -> tuple[Path, tuple[str, ...
 
 
 def prepare(layout: Layout, data_dir: str | None) -> tuple[str, ...]:
-    """Write the files of a layout as TFDS cars196; the lines to tell the user."""
+    """Write the files of a layout as TFDS cars196; returns messages for the user."""
     notes = layouts.checksum_notes(layout)
     troubles: layouts.Troubles = defaultdict(list)
     writer = _writer_class()(layout, troubles, data_dir=str(prepared.data_root(data_dir)))
@@ -107,9 +107,9 @@ def builder(data_dir: str | None) -> Any:
 
 @functools.cache
 def _writer_class() -> Any:
-    """The stock builder with another way of reading its files.
+    """The stock builder, reading local files instead.
 
-    Made on first use: TFDS takes half a second to import.
+    Created on first use: TFDS takes half a second to import.
     """
     from tensorflow_datasets.image_classification import cars196
 
@@ -122,7 +122,7 @@ def _writer_class() -> Any:
             super().__init__(**kwargs)
 
         def _split_generators(self, dl_manager: Any) -> Any:
-            del dl_manager  # the files are here
+            del dl_manager  # nothing to download
             notes = layouts.read_annotations(self._layout)
             names = layouts.splits(self._layout, notes)
             return {name: self._generate_examples(notes, name) for name in names}
@@ -138,7 +138,7 @@ def _writer_class() -> Any:
 def _examples(
     layout: Layout, notes: dict[tuple[str, str], Note], split: str, troubles: layouts.Troubles
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(key, example) of a split, as TFDS wants them."""
+    """(key, example) of a split, as TFDS expects them."""
     import tensorflow_datasets as tfds
 
     count = 0
@@ -164,18 +164,18 @@ def _examples(
 
 
 def _size(picture: Picture) -> tuple[int, int] | None:
-    """Width and height from the header, None when it is no picture."""
+    """Width and height from the header, None if it is not a picture."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(picture.data)) as image:
             return image.size
-    except Exception:  # a decoder that is fed garbage may raise anything
+    except Exception:  # decoders may raise anything on damaged files
         return None
 
 
 def _box(note: Note | None, width: int, height: int) -> tuple[float, ...]:
-    """ymin, xmin, ymax, xmax as shares of the picture; all of it when not known."""
+    """ymin, xmin, ymax, xmax as shares of the picture; the whole picture if not known."""
     if note is None or note.box is None:
         return FULL_BOX
     shares = (edge / side for edge, side in zip(note.box, (height, width) * 2, strict=True))
