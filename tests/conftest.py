@@ -1,13 +1,13 @@
-"""Property tests draw the same examples on every machine, and may stop to compile."""
+"""Property tests: the same examples on every machine, and no deadline, since some compile."""
 
 import hypothesis
 import jax
 
-jax.config.update("jax_cpu_enable_async_dispatch", False)  # commands ask for it, some of them late
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # commands need it before JAX starts
 
 hypothesis.settings.register_profile(
     "jaxddim", deadline=None, derandomize=True, database=None, max_examples=50
 )
 hypothesis.settings.load_profile("jaxddim")
 
-collect_ignore = ["torch_networks.py"]  # imports PyTorch, and holds no test
+collect_ignore = ["torch_networks.py"]  # imports PyTorch, and contains no test

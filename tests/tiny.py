@@ -1,4 +1,4 @@
-"""Runs small enough to train in tests, and the commands, called as a user calls them."""
+"""Runs small enough to train in tests, and commands called as a user calls them."""
 
 import contextlib
 import functools
@@ -35,14 +35,14 @@ SMALL = [
     "1",
 ]  # compiles in half the time
 LOOP = ["--train.checkpoint-every", "5", "--train.sample-steps", "9"]
-KEPT = {  # compiled functions are kept between runs, since compiling takes most of their time
+KEPT = {  # cache every compiled function, since compiling takes most of a run's time
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }
 
 
 class Finished(NamedTuple):
-    """How a command ended, and what it said with all white space made single blanks."""
+    """The exit code and the output of a command; white space in `out` is collapsed."""
 
     code: int
     out: str
@@ -50,7 +50,7 @@ class Finished(NamedTuple):
 
 
 def command(name: str, *flags: Any) -> Finished:
-    """Runs ``python -m experiments.NAME FLAGS`` in this process; an exception is the caller's."""
+    """Runs ``python -m experiments.NAME FLAGS`` in this process; passes exceptions on."""
     path = REPOSITORY / "experiments" / f"{name}.py"
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
@@ -88,14 +88,14 @@ def start(root: Path, name: str, *flags: Any, **more: str) -> subprocess.Popen:
 
 
 def flags(root: Path, workdir: Path) -> list[str]:
-    """What trains a tiny run that reads and caches its images below root."""
+    """Flags for a tiny run that reads and caches its images below root."""
     places = ["--data.data-dir", str(root / "tfds"), "--data.cache-dir", str(root / "images")]
     return [*NETWORK, *LOOP, *places, "--workdir", str(workdir)]
 
 
 @contextlib.contextmanager
 def kept_compilations(root: Path) -> Iterator[None]:
-    """Keeps what is compiled below root, for this process and for those of `start`."""
+    """Caches compiled functions below root, for this process and for those of `start`."""
     new = KEPT | {"jax_compilation_cache_dir": str(root / "compiled")}
     old = {name: getattr(jax.config, name) for name in new}
     for values in (new, old):
@@ -108,7 +108,7 @@ def kept_compilations(root: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the tests of a session keep the run that they share; nothing outside is touched."""
+    """The folder of the run that the tests share; nothing outside it is touched."""
     root = tmp_path_factory.getbasetemp() / "tiny"
     with pytest.MonkeyPatch.context() as patch, kept_compilations(root):
         for name in ("HOME", "XDG_CACHE_HOME", "TFDS_DATA_DIR"):
@@ -156,7 +156,7 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
 
 
 def events(workdir: Path) -> list[Any]:
-    """The TensorBoard events of a run: each is its length, a checksum, itself, a checksum."""
+    """The TensorBoard events of a run, each stored as length, checksum, event, checksum."""
     from tensorboardX.proto.event_pb2 import Event
 
     found = []

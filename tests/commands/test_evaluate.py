@@ -1,4 +1,4 @@
-"""`experiments.evaluate`: what it measures, that the record repeats it, and the user's mistakes."""
+"""`experiments.evaluate`: its metrics, repeating a record, and user errors."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from tests.evaluation.test_features import random_weights, saved
 from tests.terminal.test_cli import assert_mistake
 
 root = tiny.root
-NUM = 10  # no multiple of the 4 that are drawn, or the 16 that are looked at, at a time
+NUM = 10  # not a multiple of the images at a time: 4 when sampling, 16 for features
 DRAW = ("--steps", "4", "--eta", "0.5", "--seed", "3")
 
 
@@ -38,7 +38,7 @@ def run(trained, *flags):
 
 
 def measured(trained, *flags):
-    """The record of a call that ends well."""
+    """The record of a successful call."""
     told = run(trained, *flags)
     assert (told.code, told.err) == (0, ""), told
     return json.loads(told.out)
@@ -46,7 +46,7 @@ def measured(trained, *flags):
 
 @pytest.fixture(scope="module")
 def record(trained, root):
-    """Of a call with every metric, and the folder it wrote into."""
+    """The record of a call with every metric, and the folder it wrote to."""
     folder = root / "evaluated"
     return measured(trained, "--num", NUM, *DRAW, "--out", folder / "a.json"), folder
 
@@ -149,7 +149,7 @@ def test_the_record_has_all_that_a_repetition_needs(record, trained):
 
 
 def test_the_record_repeats_itself(record, trained, tmp_path):
-    """From its own configuration, and with the same numbers."""
+    """A call with the configuration in a record gives the same numbers."""
     told, _ = record
     config = told["config"] | {"out": str(tmp_path / "b.json")}
     config["data"] = run_images.Places(**config["data"])
@@ -277,7 +277,7 @@ def test_only_the_inception_of_the_fid_prints_it(trained, tmp_path):
     assert told["network"]["features"] == 2048
 
 
-# -- the user's mistakes -----------------------------------------------------------------
+# -- user errors -------------------------------------------------------------------------
 
 MISTAKES = {
     "--stps 4": ("unknown flag --stps", "did you mean --steps?"),
@@ -319,7 +319,7 @@ MISTAKES = {
 
 @pytest.fixture
 def _traps(tmp_path, monkeypatch):
-    """What the mistakes stumble over."""
+    """Files and folders that the invalid calls refer to."""
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "sizes", "textual"):
         (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""`experiments.paper`: the report of a tiny run, a kill on the way, and the user's mistakes."""
+"""`experiments.paper`: the report of a tiny run, resuming after a kill, and user errors."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ def trained(root):
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick_compiler(trained):
-    """Compiles in half the time; the run itself is shared, and was trained before."""
+    """Halves the compile time; the shared run has been trained before."""
     options = {"xla_backend_optimization_level": 0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime, "compiler_options", lambda: options)
@@ -37,18 +37,18 @@ def _quick_compiler(trained):
 
 
 class Killed(BaseException):
-    """What ends a command without asking it."""
+    """Stands for a kill of the process."""
 
 
 @pytest.fixture(scope="module")
 def calls():
-    """What the sampler was asked for in each call of the command."""
+    """The sampler's arguments in each call of the command."""
     return []
 
 
 @pytest.fixture(scope="module")
 def report(trained, calls):
-    """The folder of a report whose command was killed within table 1, and then given again."""
+    """The folder of a report whose command was killed during table 1, and then run again."""
     with pytest.MonkeyPatch.context() as patch:
         drawn = quality.drawn
 
@@ -171,7 +171,7 @@ def test_other_settings_are_not_taken_from_what_is_kept(
     assert (told.code, len(asked)) == (0, 5 if other else 0), told
 
 
-# -- the user's mistakes -----------------------------------------------------------------
+# -- user errors -------------------------------------------------------------------------
 
 MISTAKES = {
     "--nun 4": ("unknown flag --nun", "did you mean --num?"),

@@ -1,4 +1,4 @@
-"""Sampling: image i depends on the weights, the seed, i and the method, and on nothing else."""
+"""Sampling: image i depends only on the weights, the seed, i and the method."""
 
 import functools
 from types import SimpleNamespace
@@ -46,7 +46,7 @@ def draw(trained, tmp_path):
 
 @pytest.fixture
 def quick_compiler(monkeypatch):
-    """Compiles in half the time, for what does not compare bits."""
+    """Halves the compile time, for tests that do not compare bits."""
     options = {"xla_backend_optimization_level": 0}
     monkeypatch.setattr(runtime, "compiler_options", lambda: options)
 
@@ -61,7 +61,7 @@ def sixty_four(trained, root):
 
 
 def expected_images(trained, num, seed=0, weights="ema", step=jaxddim.ddim_step):
-    """Images from the library itself, in the chunks of 16 that a CPU makes of small ones."""
+    """Images from the library itself, in the chunks of 16 that a CPU uses for small images."""
     config = record.load(str(trained))
     schedule, model = build.build_schedule(config.diffusion), build.build_model(config.model)
     variables = jaxddim.variables(tiny.state(trained), weights)

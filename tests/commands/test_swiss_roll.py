@@ -1,4 +1,4 @@
-"""The command, end to end on a small scale, and its mistakes."""
+"""`experiments.swiss_roll`: end to end on a small scale, and user errors."""
 
 import json
 

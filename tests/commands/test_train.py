@@ -1,4 +1,4 @@
-"""A run: what it leaves, what it validates on, when it stops, and each kind of network."""
+"""A training run: its files, validation, data, non-finite losses, and each kind of network."""
 
 import json
 import math
@@ -31,19 +31,19 @@ def trained(root):
 
 @pytest.fixture
 def quick_compiler(monkeypatch):
-    """Compiles in half the time, for what does not compare numbers."""
+    """Halves the compile time, for tests that do not compare numbers."""
     options = {"xla_backend_optimization_level": 0}
     monkeypatch.setattr(runtime, "compiler_options", lambda: options)
 
 
-# -- what a run leaves ---------------------------------------------------------------
+# -- files of a run ------------------------------------------------------------------
 
 
 def test_config_json_holds_the_resolved_configuration_versions_and_data(trained, root):
     record = json.loads((trained / "config.json").read_text())
     assert record["config"].keys() == flatten(Config()).keys()
-    assert record["config"]["model.channels"] == 4  # a flag
-    assert record["config"]["diffusion.schedule"] == "cosine"  # of the named configuration
+    assert record["config"]["model.channels"] == 4  # from a flag
+    assert record["config"]["diffusion.schedule"] == "cosine"  # from the named configuration
     assert record["versions"]["jax"] == jax.__version__
     assert record["versions"]["jaxddim"] == jaxddim.__version__
     assert record["versions"].keys() >= {"python", "flax", "optax", "orbax-checkpoint", "grain"}
@@ -55,7 +55,7 @@ def test_config_json_holds_the_resolved_configuration_versions_and_data(trained,
 
 def test_metrics_jsonl_has_the_loss_at_log_points_epochs_and_the_end(trained):
     lines = tiny.metrics(trained)
-    # 58 images in batches of 8: epochs end in steps 8 and 15; a log point every 5 steps
+    # 58 images in batches of 8: epochs end at steps 8 and 15; a log point every 5 steps
     assert [line["step"] for line in lines if "loss" in line] == [5, 8, 10, 15, 20]
     assert [line["step"] for line in lines if "validation_loss" in line] == [5, 10, 15, 20]
     for line in lines:
@@ -146,7 +146,7 @@ def test_the_validation_loss_of_a_checkpoint_comes_out_again_to_the_last_bit(tra
 
 
 class Index:
-    """A network whose answer is its time index, so large that nothing else counts."""
+    """A network whose output is its time index, scaled so that nothing else matters."""
 
     def apply(self, variables, x, index):
         return 1e4 * jnp.broadcast_to(index[:, None, None, None], x.shape)
@@ -174,7 +174,7 @@ def test_auto_without_stanford_cars_draws_them_says_so_and_records_it(root, tmp_
     record = json.loads((tmp_path / "config.json").read_text())
     assert record["config"]["data.source"] == record["data"]["source"] == "rendered"
     assert any("rendered cars instead" in note for note in record["data"]["notes"])
-    # what auto stood for then stays, and naming it is the same run
+    # the source that auto stood for is kept, and giving it explicitly is the same run
     assert "nothing to do" in tiny.command("train", *flags).out
     named = [*tiny.flags(root, tmp_path), "--train.steps", "1"]
     assert "nothing to do" in tiny.command("train", *named).out
@@ -188,11 +188,11 @@ def test_holding_out_more_keeps_training_images_and_validation_images_apart():
     assert len(train_set.images) + len(held_out.images) == 64
 
 
-# -- a loss that is no number --------------------------------------------------------
+# -- a non-finite loss ---------------------------------------------------------------
 
 
 def spoil(monkeypatch, step, change):
-    """From now on, what the given training step returns is changed."""
+    """Changes what the training step returns at the given step."""
     real = jaxddim.jit_step
 
     def jit_step(step_fn):

@@ -31,7 +31,7 @@ def config(**changes):
 
 
 def numbered(count, size=4):
-    """Images that tell their own number (in the left half) and whether they are flipped."""
+    """Images that encode their number (in the left half) and whether they are flipped."""
     images = np.zeros((count, size, size, 3), np.uint8)
     images[:, :, : size // 2, 0] = np.arange(count)[:, None, None]
     images[:, :, : size // 2, 1] = 255

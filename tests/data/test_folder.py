@@ -1,4 +1,4 @@
-"""Folders of pictures, hostile files included."""
+"""Folders of pictures, including hostile files."""
 
 import io
 import os

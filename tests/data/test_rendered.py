@@ -1,4 +1,4 @@
-"""The rendered cars: pure functions of (seed, index, size), and the data set made of them."""
+"""Rendered cars: pure functions of (seed, index, size), and the dataset made from them."""
 
 import subprocess
 import sys
@@ -52,7 +52,7 @@ def test_one_design_at_every_size():
 
 
 def test_cars_fill_the_frame_and_face_both_ways(pictures):
-    """Rows are plain where there is no car, so departures from a row's first pixel are the car."""
+    """Rows are constant outside the car, so pixels unlike a row's first one are the car."""
     images = pictures.astype(float)
     background = images[:, :, :1]  # the first column shows no car
     touched = (np.abs(images - background).max(axis=-1) > 12).any(axis=1)
@@ -61,7 +61,7 @@ def test_cars_fill_the_frame_and_face_both_ways(pictures):
     assert (width <= 1.0).all()
     mirrored = designs.design(np.arange(256), 0).mirrored
     assert 0.4 < mirrored.mean() < 0.6
-    # White or red lamps sit at the ends, so mirroring shows in the pixels as well.
+    # White or red lamps are at the ends, so mirroring shows in the pixels as well.
     assert np.abs(images - images[:, :, ::-1]).mean(axis=(1, 2, 3)).min() > 2
 
 

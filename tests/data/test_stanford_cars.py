@@ -1,4 +1,4 @@
-"""Made-up Stanford Cars in each layout that people hold, prepared and read back by TFDS."""
+"""Synthetic Stanford Cars in each common layout, prepared and read back by TFDS."""
 
 import io
 import tarfile
@@ -32,7 +32,7 @@ def _hermetic(monkeypatch, tmp_path):
 
 
 def jpeg(split, index):
-    """The picture of that number: its grey level tells which it is."""
+    """The picture with that number: its grey level identifies it."""
     file = io.BytesIO()
     level = 20 + 40 * index + (120 if split == "test" else 0)
     Image.new("RGB", (WIDTH, HEIGHT), (level, level, level)).save(file, "JPEG", quality=95)
@@ -45,7 +45,7 @@ def pictures(split):
 
 
 def matfile(records, fields):
-    """A .mat file whose `annotations` is a struct array, as the published ones have it."""
+    """A .mat file whose `annotations` is a struct array, as in the published ones."""
     array = np.zeros((1, len(records)), dtype=[(field, object) for field in fields])
     for i, record in enumerate(records):
         array[0, i] = tuple(record)
@@ -130,7 +130,7 @@ def nested_twice():
     return {
         **below("cars_train/cars_train", pictures("train")),
         **below("cars_test/cars_test", pictures("test")),
-        "cars_annos.mat": in_one_folder()[1],  # there in this copy, but of other pictures
+        "cars_annos.mat": in_one_folder()[1],  # included in this copy, but for other pictures
     }
 
 
@@ -240,7 +240,7 @@ def test_training_gets_train_and_test_together(tmp_path):
     assert found.source == "cars196"
     assert sorted(found.labels) == [0, 2, 2, 6, 195]
     assert found.images.shape == (5, 8, 8, 3)
-    # The files have done their work: auto, with or without a path, finds the prepared copy.
+    # The files are no longer needed: auto, with or without a path, finds the prepared copy.
     for path in (None, str(tmp_path / "files"), str(tmp_path / "removed")):
         again = data.load(replace(auto, path=path))
         assert (again.source, again.fingerprint) == ("cars196", found.fingerprint)
@@ -350,7 +350,7 @@ def test_a_tfrecord_copy_gets_a_message_of_its_own(tmp_path):
 
 
 def cifar_files():
-    """Two records a file: a red picture of class 1 and a blue one of class 9."""
+    """Two records per file: a red picture of class 1 and a blue one of class 9."""
     red, blue = np.zeros((2, 3, 1024), np.uint8)
     red[0] = blue[2] = 255
     content = b"".join(bytes([c]) + p.tobytes() for c, p in ((1, red), (9, blue)))

@@ -1,4 +1,4 @@
-"""Checkpoints: the latest few and the best are kept, complete ones are found, bits come back."""
+"""Checkpoints: which are kept, which are found, and that they are restored bit for bit."""
 
 import jax
 import jax.numpy as jnp

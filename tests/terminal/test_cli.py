@@ -1,4 +1,4 @@
-"""The command line: flags in any form and order, and one line for each mistake of the user's."""
+"""The command line: flags in any form and order, and one line for each user error."""
 
 import json
 import time
@@ -73,7 +73,7 @@ def test_help_lists_the_flags_and_ends_with_0(name):
     assert expected.get(name, "--evaluations") in finished.out
 
 
-# -- mistakes ----------------------------------------------------------------------
+# -- user errors -------------------------------------------------------------------
 
 TRAIN = {
     "--confg tiny": ("unknown flag --confg", "did you mean --config?"),
@@ -175,7 +175,7 @@ PREPARE = {
 
 @pytest.fixture
 def _traps(tmp_path):
-    """What the mistakes stumble over."""
+    """Files and folders that the invalid calls refer to."""
     for name in ("empty", "text", "torn", "number", "hollow", "other"):
         (tmp_path / name).mkdir()
     (tmp_path / "file").write_text("")

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: pixels, pictures, metrics.jsonl and TensorBoard events."""
+"""Output files: pixel values, pictures, metrics.jsonl, TensorBoard events, JSON and arrays."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests import tiny
 
 
 def levels(*values):
-    """Where on [-1, 1] these values on 0..255 lie."""
+    """Values in 0..255 mapped to [-1, 1]."""
     return np.array(values) / 127.5 - 1
 
 

@@ -1,4 +1,4 @@
-"""What is compiled is kept in the user's cache folder, unless the user says otherwise."""
+"""Compiled functions are cached in the user's cache folder, unless the user says otherwise."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ root = tiny.root
 
 @pytest.fixture(autouse=True)
 def _as_a_user_starts(root, tmp_path, monkeypatch):
-    """Nothing is set, and the cache folder is in tmp_path; what tests set is taken back."""
+    """No cache is set, and the cache folder is in tmp_path; settings are restored afterwards."""
     names = ["jax_compilation_cache_dir", "jax_enable_compilation_cache", *tiny.KEPT]
     old = {name: getattr(jax.config, name) for name in names}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -86,7 +86,7 @@ def test_a_folder_that_cannot_be_written_to_changes_nothing(monkeypatch):
 )
 def test_commands_switch_it_on(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert tiny.command(*words).code == 2  # of a mistake that is found later
+    assert tiny.command(*words).code == 2  # for a user error that is found later
     assert folder_in_use() == str(tmp_path / "cache" / "jaxddim" / "compiled")
 
 

@@ -1,4 +1,4 @@
-"""Watching a run: late but certain notice of a loss that is no number, speed, and signals."""
+"""Monitoring a run: non-finite losses, speed, signals and the progress bar."""
 
 import io
 import math

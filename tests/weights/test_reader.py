@@ -1,6 +1,6 @@
-"""Files of weights, honest and hostile; those of PyTorch's are made byte by byte.
+"""Weight files, valid and malicious; PyTorch's formats are written byte by byte.
 
-`test_files_of_pytorch_itself` compares with PyTorch, and skips, saying so, where it is missing.
+`test_files_of_pytorch_itself` compares with PyTorch, and is skipped if that is not installed.
 """
 
 import collections
@@ -21,7 +21,7 @@ WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
 class Named:
-    """Pickled as the global `module.name`, whatever that is."""
+    """Pickled as the global `module.name`, whether or not that exists."""
 
     def __init__(self, module, name):
         self.module, self.name = module, name
@@ -42,7 +42,7 @@ class Stored:
 
 
 class Writer(pickle._Pickler):
-    """Protocol 2 in Python, so that it can write names of what is not installed."""
+    """Protocol 2 in Python, so that it can write names from modules that are not installed."""
 
     def persistent_id(self, obj):
         return obj.pid if isinstance(obj, Stored) else None
@@ -239,7 +239,7 @@ def test_a_missing_file(tmp_path):
         reader.read(tmp_path / "none.pth")
 
 
-# -- what is made of them --------------------------------------------------------------
+# -- checking and folding --------------------------------------------------------------
 
 
 def test_a_check_names_what_is_wrong_and_leaves_the_rest():
