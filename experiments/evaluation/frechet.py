@@ -1,13 +1,13 @@
-r"""The Frechet distance between two sets of features, each taken for a Gaussian.
+r"""The Frechet distance between Gaussians fitted to two sets of features.
 
     d^2 = |m_a - m_b|^2 + tr(C_a) + tr(C_b) - 2 tr((C_a^1/2 C_b C_a^1/2)^1/2)
 
-(it is d^2 that the field calls the Frechet distance). With C = L L^T the last trace is the sum of
-the singular values of L_a^T L_b. L comes from a symmetric eigendecomposition, without the
-directions in which C is zero to working precision; so nothing is inverted, nothing can become
-complex, and covariances of fewer images than dimensions are as good as any.
+(the literature calls d^2 the Frechet distance). With C = L L^T the last trace is the sum of the
+singular values of L_a^T L_b. L comes from a symmetric eigendecomposition, without the directions in
+which C is zero to working precision. So nothing is inverted, nothing becomes complex, and
+covariances of fewer images than dimensions need no special case.
 
-Means and covariances are gathered in float64 over batches of any size: with n = n_a + n_b and
+Means and covariances are accumulated in float64 over batches of any size: with n = n_a + n_b and
 delta = m_b - m_a,
 
     m = m_a + delta n_b / n,    M = M_a + M_b + delta delta^T n_a n_b / n,    C = M / (n - 1).
@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-ROWS = 4096  # that are converted to float64 at a time
+ROWS = 4096  # rows converted to float64 at a time
 
 
 class Statistics(NamedTuple):
-    """What is kept of a set of features.
+    """The size, mean and scatter matrix of a set of features.
 
     Attributes:
       count: number of images, n.
@@ -47,9 +47,9 @@ def statistics(features: np.ndarray | Iterable[np.ndarray]) -> Statistics:
     Args:
       features: [n, d], or an iterable of batches [n_i, d] of any sizes.
     Returns:
-      The statistics of all of them.
+      The statistics of all features.
     Raises:
-      ValueError: when there is no image.
+      ValueError: if there are no images.
     Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm", 1979.
     Example:
       >>> measured = statistics(np.array([[0.0, 0.0], [2.0, 4.0]]))
@@ -59,7 +59,7 @@ def statistics(features: np.ndarray | Iterable[np.ndarray]) -> Statistics:
     batches = [features] if isinstance(features, np.ndarray) else features
     parts = [_measure(rows) for rows in _blocks(batches)]
     if not parts:
-        raise ValueError("statistics of no image: expected features of at least one")
+        raise ValueError("no features: expected those of at least one image")
     return functools.reduce(merge, parts)
 
 
@@ -75,7 +75,7 @@ def _measure(rows: np.ndarray) -> Statistics:
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
-    """The statistics of two sets together.
+    """The statistics of the union of two sets.
 
     Example:
       >>> merge(statistics(np.zeros((3, 1))), statistics(np.ones((1, 1)))).mean.tolist()
@@ -87,11 +87,11 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
 
 
 class Frechet(NamedTuple):
-    """A Frechet distance, and what it rests on.
+    """A Frechet distance, and the ranks of the covariances.
 
     Attributes:
       distance: d^2.
-      ranks: of both covariances; below the dimension where one is singular.
+      ranks: the ranks of both covariances; below the dimension if singular.
     """
 
     distance: float
@@ -103,17 +103,17 @@ def frechet(a: Statistics, b: Statistics) -> Frechet:
 
     Args:
       a: statistics of one set.
-      b: of the other.
+      b: statistics of the other set.
     Returns:
       The distance d^2 >= 0, accurate to about 1e-6 of the traces where covariances are singular.
     Raises:
-      ValueError: for sets of fewer than two images or of other dimensions.
+      ValueError: if a set has fewer than two images, or the dimensions differ.
     Source: Dowson and Landau, 1982; Heusel et al., arXiv 1706.08500, eq. 6.
     """
     if min(a.count, b.count) < 2:
         raise ValueError(f"a covariance needs 2 images or more, got {a.count} and {b.count}")
     if a.mean.shape != b.mean.shape:
-        raise ValueError(f"features of {a.mean.size} and of {b.mean.size} dimensions")
+        raise ValueError(f"features differ in dimension: {a.mean.size} and {b.mean.size}")
     delta, roots = a.mean - b.mean, [_root(part.covariance) for part in (a, b)]
     traces = np.trace(a.covariance) + np.trace(b.covariance)
     overlap = np.linalg.svd(roots[0].T @ roots[1], compute_uv=False).sum()

@@ -1,4 +1,4 @@
-"""A run's own images, found again."""
+"""Loading a run's own images."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -13,24 +13,24 @@ from jaxddim.runs import record
 
 @dataclass(frozen=True)
 class Places:
-    """Where the run's images are now; as in the run when not given."""
+    """Where the run's images are now; by default as in the run's configuration."""
 
     path: str | None = None
     """Folder of images (folder), or of hand-placed archives (cars196, cifar10)."""
     data_dir: str | None = None
     """TFDS data folder."""
     cache_dir: str | None = None
-    """Where resized images, and features of them, are cached."""
+    """Cache folder of resized images and their features."""
 
 
 def splits(workdir: str, places: Places = Places()) -> Splits:
-    """The images that a run was trained and validated on.
+    """Loads the images that a run was trained and validated on.
 
     Args:
       workdir: folder of the run.
-      places: where they are.
+      places: where the images are now.
     Raises:
-      UserError: when they are not on this machine, or are not the run's.
+      UserError: if the images are not on this machine, or are not the run's.
     """
     given: dict[str, Any] = {k: v for k, v in dataclasses.asdict(places).items() if v is not None}
     config = dataclasses.replace(record.load(workdir).data, **given)

@@ -1,13 +1,14 @@
-r"""The kernel distance (KID): how different two sets of features are, without assuming Gaussians.
+r"""The kernel distance (KID) between two sets of features, without assuming Gaussians.
 
     k(x, y) = (x . y / d + 1)^3
 
     MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j)
 
-is unbiased: its expectation does not depend on the number of images, and it is zero for sets from
-one distribution (so a single value may be negative). KID is its mean over blocks, random subsets
-of both sets; their spread says what a difference between two values is worth. A block holds at
-most half of a set: blocks that are nearly the whole set would agree whatever they show.
+is unbiased: its expectation does not depend on the number of images, and is zero for two sets from
+the same distribution (so a single value may be negative). KID is its mean over blocks, random
+subsets of both sets; the spread over blocks is the scale for judging a difference between two
+values. A block holds at most half of a set: larger blocks overlap too much, and the spread would
+be too small.
 """
 
 from typing import NamedTuple
@@ -19,10 +20,10 @@ class Kid(NamedTuple):
     """A kernel distance.
 
     Attributes:
-      mean: over the blocks.
+      mean: mean over the blocks.
       std: standard deviation over the blocks.
-      blocks: how many.
-      size: images of each set in a block.
+      blocks: number of blocks.
+      size: images per set in a block.
     """
 
     mean: float
@@ -38,8 +39,8 @@ def kid(x: np.ndarray, y: np.ndarray, *, blocks: int = 100, size: int = 1000, se
       x: [n, d].
       y: [m, d].
       blocks: number of blocks.
-      size: images of each set in a block; at most half of the smaller set are taken.
-      seed: which images are in which block.
+      size: images per set in a block; at most half of the smaller set.
+      seed: the seed of the blocks.
     Returns:
       Mean and standard deviation over the blocks.
     Raises:

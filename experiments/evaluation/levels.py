@@ -1,8 +1,8 @@
 """The validation loss at each noise level.
 
-The loss of training is a mean over all levels, in which what happens at a few of them is lost. Here
-every held-out image meets every level, always with the same noise, so that two checkpoints, or two
-networks of one kind, can be compared level by level.
+The training loss averages over all levels, which hides what happens at a few of them. Here every
+held-out image is evaluated at every level, always with the same noise. So two checkpoints, or two
+networks of the same kind, can be compared level by level.
 """
 
 from typing import NamedTuple
@@ -18,9 +18,9 @@ class Level(NamedTuple):
 
     Attributes:
       t: the time, in 1..T.
-      log_snr: how much is left of the image, log(alpha_bar / (1 - alpha_bar)).
-      loss: mean over the images, in the run's kind and norm, not weighted.
-      std_error: of that mean.
+      log_snr: log(alpha_bar / (1 - alpha_bar)).
+      loss: mean over the images, in the run's kind and norm, unweighted.
+      std_error: standard error of the loss.
     """
 
     t: int
@@ -37,7 +37,7 @@ def loss_per_level(run: Trained, images: np.ndarray, *, count: int = 21) -> list
       images: uint8 [n, h, w, 3], not seen in training.
       count: number of levels.
     Returns:
-      The levels, t rising; fewer where T has fewer.
+      The levels in order of t; fewer than `count` if T is smaller.
     """
     losses = validation.make_losses(run.config, run.model, run.schedule)
     eps, n = validation.fixed_noise(images), len(images)

@@ -1,7 +1,7 @@
-"""How many bits a run's model needs for held-out images: the variational bound, and DDIM's ODE.
+"""Bits per dimension of held-out images, by the variational bound and by DDIM's ODE.
 
-Both take a network evaluation or more a step and image, so that they are measured on the first
-images only, and only where they are asked for.
+Both need at least one network evaluation per step and image. So they are measured on the first
+images only, and only on request.
 """
 
 import functools
@@ -21,20 +21,20 @@ IMAGES = 16
 ODE_STEPS = 100
 
 ChunkFn = Callable[[Any, jax.Array, jax.Array, jax.Array], Any]
-"""``bits(variables, key, images, first_index)``, a tree of arrays whose last axis is the image."""
+"""``bits(variables, key, images, first_index)``: a tree of arrays whose last axis is the image."""
 
 
 def bound(run: Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
     """The terms of the variational bound over all T steps, for both variances.
 
-    The model is the one that samples are drawn from, with x_0 clipped, as for the DDPM authors.
+    The model is the one used for sampling, with x_0 clipped, as by the DDPM authors.
 
     Args:
       run: from `trained.restore`.
-      images: uint8 [n, h, w, 3], not seen in training; the first `IMAGES` are taken.
-      seed: of the noise.
+      images: uint8 [n, h, w, 3], not seen in training; the first `IMAGES` are used.
+      seed: the seed of the noise.
     Returns:
-      For each variance the mean bound with its standard error and its terms, bits per dimension.
+      For each variance the mean bound, its standard error and its terms, in bits per dimension.
     """
     grid = jaxddim.timesteps(run.schedule.num_steps, run.schedule.num_steps)
 
@@ -65,12 +65,12 @@ def bound(run: Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
 
 
 def ode(run: Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
-    """Bits per dimension by the density along DDIM's ODE, on a quadratic grid.
+    """Bits per dimension from the density along DDIM's ODE, on a quadratic grid.
 
     Args:
       run, images, seed: as for `bound`.
     Returns:
-      Mean and standard error over the images. The network is not clipped.
+      Mean and standard error over the images. x_0 is not clipped.
     """
     steps = min(ODE_STEPS, run.schedule.num_steps)
     grid = jaxddim.timesteps(run.schedule.num_steps, steps, spacing="quadratic")
@@ -85,7 +85,7 @@ def ode(run: Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
 
 
 def _measured(run: Trained, images: np.ndarray, seed: int, of_chunk: ChunkFn) -> dict[str, Any]:
-    """Means over the first images, asked in chunks of one size, the last one filled up."""
+    """Means over the first images, computed in chunks of one size; the last chunk is padded."""
     n, chunk = min(IMAGES, len(images)), chunk_size(run)
     compiled, parts = jaxddim.compiled(of_chunk), []
     for start in tracked(range(0, n, chunk), "bits per dimension"):

@@ -1,10 +1,10 @@
-r"""Neighbours among features, and precision and recall of samples.
+r"""Nearest neighbours in feature space, and precision and recall of samples.
 
-The manifold of a set is taken for the union of balls, one around each feature, each as large as
-the distance to its k-th nearest neighbour in the set:
+The manifold of a set is approximated by a union of balls, one around each feature. The radius of a
+ball is the distance to the k-th nearest neighbour in the set:
 
-    precision = share of the samples that lie in the manifold of the reference (fidelity)
-    recall    = share of the reference that lies in the manifold of the samples (diversity)
+    precision = fraction of the samples in the manifold of the reference (fidelity)
+    recall    = fraction of the reference in the manifold of the samples (diversity)
 
 Distances are Euclidean, in float64.
 """
@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-ROWS = 1000  # of the matrix of distances that are held at a time
+ROWS = 1000  # rows of the distance matrix held at a time
 
 
 class PrecisionRecall(NamedTuple):
-    """Both in 0..1."""
+    """Precision and recall, both in 0..1."""
 
     precision: float
     recall: float
@@ -29,13 +29,13 @@ def precision_recall(reference: np.ndarray, samples: np.ndarray, *, k: int = 3) 
 
     Args:
       reference: features of real images, [n, d].
-      samples: features of samples, [m, d]. The sizes of the balls shrink with the number of
-        images, so compare values only for the same n and m, and take n = m where you can.
-      k: which neighbour a ball reaches to.
+      samples: features of samples, [m, d]. More images make smaller balls, so compare values only
+        for the same n and m, and use n = m if possible.
+      k: the radius of a ball is the distance to the k-th nearest neighbour.
     Returns:
       Precision and recall.
     Raises:
-      ValueError: when a set has no k-th neighbour.
+      ValueError: if k is not in 1..min(n, m) - 1.
     Source: Kynkaanniemi et al., arXiv 1904.06991, algorithm 1.
     Example:
       >>> line = np.arange(10.0)[:, None]
@@ -51,8 +51,8 @@ def precision_recall(reference: np.ndarray, samples: np.ndarray, *, k: int = 3) 
 
 
 def _inside(points: np.ndarray, centres: np.ndarray, k: int) -> float:
-    """The share of the points that lie in the manifold of the centres."""
-    # A centre is its own nearest neighbour, so its k-th one is the (k + 1)-th of the set.
+    """The fraction of the points in the manifold of the centres."""
+    # Index k, not k - 1: a centre is its own nearest neighbour.
     radii = np.concatenate(
         [np.partition(rows, k, axis=1)[:, k] for rows in _squared(centres, centres)]
     )
@@ -61,7 +61,7 @@ def _inside(points: np.ndarray, centres: np.ndarray, k: int) -> float:
 
 
 def _squared(x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
-    """The squared distances from x to y, [n, m], a block of rows at a time."""
+    """The squared distances from x to y, [n, m], in blocks of rows."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     norms = np.square(y).sum(1)
     for start in range(0, len(x), ROWS):
@@ -74,7 +74,7 @@ class Neighbours(NamedTuple):
 
     Attributes:
       distances: float64 [n, k], the nearest first.
-      indices: int [n, k], rows of the set that was searched.
+      indices: int [n, k], rows of the searched set.
     """
 
     distances: np.ndarray
@@ -87,7 +87,7 @@ def nearest(x: np.ndarray, y: np.ndarray, k: int) -> Neighbours:
     Args:
       x: [n, d].
       y: [m, d].
-      k: how many; at most m.
+      k: number of neighbours, at most m.
     Returns:
       Distances and rows of y.
     Example:
@@ -99,7 +99,7 @@ def nearest(x: np.ndarray, y: np.ndarray, k: int) -> Neighbours:
     for block, squared in enumerate(_squared(x, y)):
         rows = np.asarray(x[block * ROWS : (block + 1) * ROWS], np.float64)
         chosen = np.argpartition(squared, k - 1, axis=1)[:, :k]
-        exact = np.linalg.norm(y[chosen] - rows[:, None], axis=2)  # no difference of large numbers
+        exact = np.linalg.norm(y[chosen] - rows[:, None], axis=2)  # without cancellation
         order = np.argsort(exact, axis=1, kind="stable")
         distances.append(np.take_along_axis(exact, order, 1))
         indices.append(np.take_along_axis(chosen, order, 1))

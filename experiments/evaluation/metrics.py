@@ -1,7 +1,7 @@
-"""What `experiments.evaluate` can measure, by name.
+"""The metrics of `experiments.evaluate`, by name.
 
 A metric takes a `Subject` and returns named results for the record. Samples, features and
-reference are computed when the first metric asks for them, and once.
+references are computed once, when a metric first needs them.
 """
 
 import functools
@@ -23,16 +23,16 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 class Subject:
-    """A run, its images, its samples, and what was computed from them so far.
+    """A run, its images and samples, and what has been computed from them.
 
     Attributes:
       run: the trained network.
       splits: the run's images.
-      network: what makes features; loaded when needed.
-      seed: of what a metric draws.
-      notes: what the reader of the results should know.
-      files: pictures that were written.
-      seconds: what took how long.
+      network: the feature network; loaded on first use.
+      seed: the seed of all random draws.
+      notes: caveats on the results.
+      files: paths of the pictures, by name.
+      seconds: time spent, by task.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Subject:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Adds the time spent inside to `seconds`, without that of others timed inside."""
+        """Adds the time spent inside to `seconds`, without that of nested `timed` blocks."""
         outer, self._inner, began = self._inner, 0.0, time.perf_counter()
         yield
         spent = time.perf_counter() - began
@@ -65,7 +65,7 @@ class Subject:
 
     @functools.cached_property
     def samples(self) -> np.ndarray:
-        """uint8 [n, h, w, 3]."""
+        """The samples, uint8 [n, h, w, 3]."""
         with self.timed("samples"):
             return self._samples()
 
@@ -75,7 +75,7 @@ class Subject:
 
     @functools.cached_property
     def features(self) -> np.ndarray:
-        """Of the samples, float32 [n, dims]."""
+        """Features of the samples, float32 [n, dims]."""
         samples, network = self.samples, self.network
         with self.timed("features of samples"):
             return networks.features(network, samples, what="features of samples")
@@ -85,7 +85,7 @@ class Subject:
         return statistics(self.features)
 
     def reference(self, split: str | None = None) -> references.Reference:
-        """Features of real images; of the split that was asked for when none is named."""
+        """Features of real images, by default of the evaluation's reference split."""
         split = split or self._split
         if split not in self._references:
             with self.timed("features of reference"):
@@ -93,7 +93,7 @@ class Subject:
         return self._references[split]
 
     def file(self, name: str) -> Path:
-        """Where a picture of this name goes."""
+        """The path of a picture, which is added to `files`."""
         path = self._stem.with_name(f"{self._stem.name}-{name}.png")
         self.files[name] = str(path)
         return path
@@ -106,11 +106,11 @@ def frechet_metric(subject: Subject) -> dict[str, Any]:
     label = subject.network.label("FD")
     for name, count, rank in (
         ("samples", ours.count, found.ranks[0]),
-        ("images of the reference", theirs.count, found.ranks[1]),
+        ("reference images", theirs.count, found.ranks[1]),
     ):
         if rank < dims:
             note = f"{label}: the covariance of {count} {name} is singular, rank {rank} of {dims}"
-            few = "; of so few images the distance is above the one that more would give"
+            few = "; with so few images the distance is biased upwards"
             subject.notes.append(note + (few if count <= dims else ""))
     return {
         label: {
@@ -124,16 +124,16 @@ def frechet_metric(subject: Subject) -> dict[str, Any]:
 
 
 def kid_metric(subject: Subject) -> dict[str, Any]:
-    """The kernel distance between samples and reference."""
+    """The kernel distance (KID) between samples and reference."""
     found = kid.kid(subject.features, subject.reference().features, seed=subject.seed)
     numbers = {"value": found.mean, "std": found.std, "blocks": found.blocks}
     return {subject.network.label("KID"): numbers | {"block_size": found.size}}
 
 
 def precision_recall_metric(subject: Subject, k: int = 3) -> dict[str, Any]:
-    """Precision and recall for equally many samples and images of the reference."""
+    """Precision and recall of equally many samples and reference images."""
     ours, theirs = subject.features, subject.reference().features
-    # The order of both is without meaning, so the first ones are a fair part.
+    # The order of both is arbitrary, so the first n are a fair subset.
     n = min(len(ours), len(theirs))
     found = manifolds.precision_recall(theirs[:n], ours[:n], k=k)
     about = {"k": k, "num_samples": n, "num_reference": n}
@@ -142,7 +142,7 @@ def precision_recall_metric(subject: Subject, k: int = 3) -> dict[str, Any]:
 
 
 def neighbours_metric(subject: Subject) -> dict[str, Any]:
-    """How near samples come to training images, beside how near held-out images do."""
+    """Distances to the nearest training images, of samples and of held-out images."""
     training, images = subject.reference("train").features, subject.splits.images["train"]
     k = min(NEIGHBOURS, len(training))
     found = manifolds.nearest(subject.features, training, k)
@@ -181,17 +181,17 @@ def bound_metric(subject: Subject) -> dict[str, Any]:
 
 
 def ode_metric(subject: Subject) -> dict[str, Any]:
-    """The density of held-out images along DDIM's ODE."""
+    """The likelihood of held-out images by DDIM's ODE."""
     return likelihoods.ode(subject.run, subject.splits.images["holdout"], subject.seed)
 
 
 class Metric(NamedTuple):
-    """How something is measured.
+    """A metric.
 
     Attributes:
-      measure: ``measure(subject)``, named results for the record.
-      features: whether it asks for the feature network.
-      default: whether it is measured where none is named.
+      measure: ``measure(subject)`` returns named results for the record.
+      features: whether it needs the feature network.
+      default: whether it is measured by default.
     """
 
     measure: Callable[[Subject], dict[str, Any]]

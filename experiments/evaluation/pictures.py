@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: samples beside the training images nearest to them, and distances."""
+"""Pictures of an evaluation: samples beside their nearest training images, and distances."""
 
 from pathlib import Path
 
@@ -17,12 +17,12 @@ def save_neighbours(
     """Rows of a sample and its nearest training images, from the closest pair to the farthest.
 
     Args:
-      path: of the PNG.
+      path: the PNG to write.
       samples: uint8 [n, h, w, 3].
       training: uint8 [m, h, w, 3].
       found: the neighbours of each sample.
     Returns:
-      Which samples are shown, from top to bottom: evenly spaced in the order of distances.
+      The indices of the samples shown, top to bottom: evenly spaced in the order of distances.
     """
     order = np.argsort(found.distances[:, 0], kind="stable")
     shown = order[np.linspace(0, len(order) - 1, min(ROWS, len(order))).round().astype(int)]
@@ -36,13 +36,13 @@ def save_neighbours(
 
 
 def save_histogram(path: Path, samples: np.ndarray, held_out: np.ndarray, axis_label: str) -> None:
-    """How far samples, and real images that were held out, are from the nearest training image.
+    """Histogram of the distances of samples and held-out images to the nearest training image.
 
     Args:
-      path: of the PNG.
-      samples: distances, [n].
-      held_out: distances, [m].
-      axis_label: what the distances are.
+      path: the PNG to write.
+      samples: distances of samples, [n].
+      held_out: distances of held-out images, [m].
+      axis_label: label of the distance axis.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,8 +1,8 @@
-"""What samples are compared with: a run's own images, and their features.
+"""The reference of an evaluation: a run's own images, and their features.
 
-Features and statistics are kept in `features` of the image cache, under a name that holds a hash
-of their recipe: the pixels, the network, its weights and how images are brought to its size. The
-recipe itself is inside and is compared, so nothing is ever taken for what it is not.
+Features and statistics are cached in the folder `features` of the image cache. The file name holds
+a hash of their recipe: the pixels, the network, its weights and how images are resized. The file
+also stores the recipe, which is compared on reading, so a file is never mistaken for another.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ class Splits(NamedTuple):
     """A run's images.
 
     Attributes:
-      source: where they are from.
+      source: where the images come from.
       images: by split, uint8 [n, size, size, 3]: "train", "holdout" (kept out of training) and
         "all".
-      cache: the folder for what is computed from them.
+      cache: the folder of cached features.
     """
 
     source: str
@@ -42,8 +42,8 @@ class Reference(NamedTuple):
 
     Attributes:
       features: float32 [n, dims].
-      statistics: of all n.
-      recipe: what they were computed from, and how.
+      statistics: of all n images.
+      recipe: what the features were computed from, and how.
     """
 
     features: np.ndarray
@@ -52,9 +52,9 @@ class Reference(NamedTuple):
 
 
 def reference(network: networks.FeatureNetwork, found: Splits, split: str) -> Reference:
-    """Features and statistics of a split, from the cache where they are there.
+    """Features and statistics of a split, from the cache if present.
 
-    Where the cache cannot be written to, they are computed each time.
+    If the cache is not writable, they are computed each time.
     """
     images = found.images[split]
     recipe = {
@@ -88,14 +88,14 @@ def reference(network: networks.FeatureNetwork, found: Splits, split: str) -> Re
 
 
 def _read(path: Path, recipe: dict[str, Any]) -> Reference | None:
-    """What is kept under this name, None where there is nothing, or something else or broken."""
+    """The cached reference; None if it is missing, damaged or of another recipe."""
     try:
         with path.open("rb") as file, np.load(file) as kept:
             if json.loads(str(kept["recipe"])) != recipe:
                 return None
             measured = frechet.Statistics(int(kept["count"]), kept["mean"], kept["scatter"])
             return Reference(kept["features"], measured, recipe)
-    except Exception:  # a file that a full disk cut short may raise anything
+    except Exception:  # a truncated file may raise anything
         return None
 
 

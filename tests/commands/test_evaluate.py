@@ -109,8 +109,8 @@ def test_the_metrics_are_those_of_the_library(record, images, trained):
 
 def test_a_singular_covariance_is_said(record):
     first, second = record[0]["notes"]
-    assert "the covariance of 10 samples is singular, rank 9 of 1280; of so few images" in first
-    assert "the covariance of 58 images of the reference is singular, rank 57 of 1280" in second
+    assert "the covariance of 10 samples is singular, rank 9 of 1280; with so few images" in first
+    assert "the covariance of 58 reference images is singular, rank 57 of 1280" in second
 
 
 def test_the_record_has_all_that_a_repetition_needs(record, trained):

@@ -1,4 +1,4 @@
-"""The feature networks: against PyTorch where it is installed, and what is known of them."""
+"""The feature networks, compared with PyTorch if installed and with published facts."""
 
 import io
 import math
@@ -24,7 +24,7 @@ UNIFORM = 652
 def photographs(count):
     """Real photographs of cars, uint8 [count, 32, 32, 3]."""
     if not tiny.PHOTOGRAPHS.exists():
-        pytest.skip(f"the real photographs are not here: {tiny.PHOTOGRAPHS}")
+        pytest.skip(f"the real photographs are missing: {tiny.PHOTOGRAPHS}")
     images = []
     with tarfile.open(tiny.PHOTOGRAPHS) as archive:
         for member in archive:
@@ -123,7 +123,7 @@ def test_the_cpu_gets_shifted_products_and_others_convolutions_in_full_precision
 
 
 def test_the_resize_is_pillows_bicubic():
-    """In float and without clipping; so enlarging and shrinking, the latter antialiased."""
+    """In float and without clipping, for enlarging and for antialiased shrinking."""
     for source in (portrait()[:, :, 0], photographs(1)[0, :, :, 0]):
         resized = Image.fromarray(source.astype(np.float32), mode="F").resize(
             (224, 224), Image.Resampling.BICUBIC
@@ -150,7 +150,7 @@ def test_weights_that_are_not_installed_or_damaged(monkeypatch, tmp_path, damage
 
 
 def counting(images_seen):
-    """A network whose one feature is the mean pixel, and that notes the batches it was shown."""
+    """A network whose only feature is the mean pixel; it records the shape of each batch."""
 
     def embed(params, images):
         images_seen.append(images.shape)
@@ -201,7 +201,7 @@ def test_only_one_network_makes_an_fid():
 
 
 def random_weights(seed=0):
-    """A state dict of the right names and shapes."""
+    """A state dict with the right names and shapes."""
     rng, state = np.random.default_rng(seed), {}
     for name, shape in inception.expected_shapes().items():
         kind = name.rpartition(".")[2]
@@ -233,7 +233,7 @@ def images():
     return np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
 
 
-LAYERS = {  # Szegedy et al., table 1; side and channels, the images being 299x299x3
+LAYERS = {  # Szegedy et al., table 1; side and channels, for images of 299x299x3
     "Conv2d_1a_3x3": (149, 32),
     "Conv2d_2a_3x3": (147, 32),
     "Conv2d_2b_3x3": (147, 64),
@@ -307,14 +307,14 @@ def test_the_average_leaves_out_what_lies_outside():
 
 
 def test_the_enlargement_is_between_pixel_centres():
-    """From 2 to 299 pixels, output pixel i looks at (i + 1/2) 2 / 299 - 1/2, within 0..1."""
+    """From 2 to 299 pixels, output pixel i samples (i + 1/2) 2 / 299 - 1/2, clipped to 0..1."""
     x = jnp.tile(jnp.array([0.0, 255.0])[None, None, :, None], (1, 2, 1, 3))
     found = np.asarray(inception.preprocess(x))[0, 5, :, 1]
     centres = ((np.arange(299) + 0.5) * 2 / 299 - 0.5).clip(0, 1)
     np.testing.assert_allclose(found, 2 * centres - 1, atol=1e-5)
 
 
-TENSORFLOW = {  # a sample of the names in classify_image_graph_def.pb, one of each kind
+TENSORFLOW = {  # some names in classify_image_graph_def.pb, one of each kind
     "conv": "Conv2d_1a_3x3",
     "conv_4": "Conv2d_4a_3x3",
     "mixed/conv": "Mixed_5b.branch1x1",
@@ -359,7 +359,7 @@ def test_tensorflows_export_holds_the_same_network(weights, tmp_path):
 
 
 def test_the_weights_go_where_they_belong(weights):
-    """By the shapes that Flax itself expects, and one of them by its values."""
+    """All shapes as Flax expects them, and the values of one kernel."""
     state, path = weights
     x = jax.ShapeDtypeStruct((1, 299, 299, 3), jnp.float32)
     expected = jax.eval_shape(inception.InceptionV3().init, jax.random.key(0), x)

@@ -55,7 +55,7 @@ def test_two_dimensions_with_other_axes():
 
 
 def test_covariances_on_one_line_each():
-    """Of C_a = u u^T and C_b = v v^T the root has the trace |u . v|, whatever the dimension."""
+    """For C_a = u u^T and C_b = v v^T the trace of the root is |u . v|, in any dimension."""
     rng = np.random.default_rng(2)
     u, v = rng.normal(size=(2, 200))
     a, b = gaussian(np.zeros(200), np.outer(u, u)), gaussian(np.zeros(200), np.outer(v, v))
@@ -114,7 +114,7 @@ def test_it_grows_with_the_square_of_the_scale():
     ("a", "b", "message"),
     [
         (np.zeros((1, 2)), np.zeros((5, 2)), "needs 2 images or more, got 1 and 5"),
-        (np.zeros((5, 2)), np.zeros((5, 3)), "features of 2 and of 3 dimensions"),
+        (np.zeros((5, 2)), np.zeros((5, 3)), "features differ in dimension: 2 and 3"),
     ],
 )
 def test_what_has_no_distance(a, b, message):
@@ -139,7 +139,7 @@ def test_batches_of_any_sizes_give_what_numpy_gives(sizes, seed):
 
 def test_covariance_is_numpys_also_when_features_come_in_one_piece():
     features = np.random.default_rng(6).normal(5, 2, (9000, 4)).astype(np.float32)
-    measured = statistics(features)  # read in pieces
+    measured = statistics(features)  # read in blocks
     np.testing.assert_allclose(measured.covariance, np.cov(features.T.astype(float)), rtol=1e-12)
     assert (measured.count, measured.mean.dtype) == (9000, np.float64)
 

@@ -1,4 +1,4 @@
-"""KID: its expectation, by enumeration; two halves of one set; what a block is."""
+"""KID: its expectation by enumeration, two halves of one set, and its blocks."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_the_estimate_is_unbiased_whatever_the_number_of_images(n, m):
     values = [mmd2(draws(P, n, rng), draws(Q, m, rng)) for _ in range(4000)]
     error = np.std(values) / len(values) ** 0.5
     assert abs(np.mean(values) - expected_mmd2()) < 3 * error
-    assert error < 0.1 * expected_mmd2()  # or nothing was shown
+    assert error < 0.1 * expected_mmd2()  # otherwise the test shows nothing
 
 
 def test_kid_is_unbiased_over_repeats():
@@ -66,7 +66,7 @@ def test_sets_that_differ_are_far_outside():
 
 
 def test_the_standard_deviation_is_that_of_the_full_estimate_when_blocks_are_halves():
-    """Halves of a set vary among themselves as much as whole sets do (when the sets differ)."""
+    """The values of half sets vary as much as those of whole sets (when the sets differ)."""
     rng, whole, halves = np.random.default_rng(4), [], []
     for repeat in range(200):
         x, y = rng.normal(size=(40, 3)), rng.normal(1, 1, (40, 3))

@@ -1,4 +1,4 @@
-"""Bits per dimension of a run: those of the library, over the images that are there."""
+"""Bits per dimension of a run: the library's values, averaged over the images."""
 
 from types import SimpleNamespace
 
@@ -40,7 +40,7 @@ def images():
 
 
 def entropy():
-    """Of such a pixel in 8 bits."""
+    """The entropy of such a pixel at 8 bits."""
     return np.log2(SCALE * np.sqrt(2 * np.pi * np.e)) + np.log2(127.5)
 
 
@@ -67,7 +67,7 @@ def test_the_bound_is_above_the_entropy_and_the_sum_of_its_terms(run, images):
 
 
 def test_the_mean_is_that_of_the_images_whatever_the_chunks(run, images):
-    """Ten images are no multiple of a chunk: the last one is filled up, and that is left out."""
+    """Ten images are no multiple of a chunk: the padding of the last one is left out."""
     (found,) = (v for k, v in likelihoods.bound(run, images, 3).items() if "small" in k)
     x0 = images.astype(np.float32) / 127.5 - 1
     grid = jaxddim.timesteps(100, 100)

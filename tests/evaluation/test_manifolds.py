@@ -1,4 +1,4 @@
-"""Precision and recall of sets that can be counted by eye, and neighbours by brute force."""
+"""Precision and recall of sets counted by eye, and neighbours against brute force."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,12 @@ import pytest
 from experiments.evaluation import manifolds
 from experiments.evaluation.manifolds import nearest, precision_recall
 
-LINE = np.arange(10.0)[:, None]  # with k = 1 all balls have radius 1, with k = 2 the ends' have 2
+LINE = np.arange(10.0)[:, None]  # k = 1: all balls have radius 1; k = 2: those of the ends have 2
 
 
 @pytest.fixture(params=[1000, 3])
 def rows(request, monkeypatch):
-    """Distances in one piece, and in several."""
+    """Distances in one block, and in several."""
     monkeypatch.setattr(manifolds, "ROWS", request.param)
 
 
@@ -22,8 +22,8 @@ def rows(request, monkeypatch):
         (LINE, 1, 1, 1),
         (LINE[::-1], 3, 1, 1),
         (LINE + 100, 3, 0, 0),
-        (np.full((10, 1), 4.2), 1, 1, 0),  # one mode: true to the data, and covers none of it
-        (LINE[:5], 1, 1, 0.6),  # 0..4, and 5 lies on the edge of the last ball
+        (np.full((10, 1), 4.2), 1, 1, 0),  # one mode: close to the data, but covers none of it
+        (LINE[:5], 1, 1, 0.6),  # 0..4, and 5 on the edge of the last ball
         (np.concatenate([LINE[:5], LINE[:5] + 50]), 1, 0.5, 0.6),
         (np.array([[-1.5], [10.5], [-2.5], [11.5]]), 1, 0, 0),
         (np.array([[-1.5], [10.5], [-2.5], [11.5]]), 2, 0.5, 1),
@@ -36,7 +36,7 @@ def test_counted_by_eye(samples, k, precision, recall):
 def test_samples_of_another_number_than_the_reference():
     assert precision_recall(LINE, np.array([[0.5], [1.5], [50.0]]), k=1) == (
         pytest.approx(2 / 3),
-        pytest.approx(1.0),  # the ball of 50 reaches to 1.5 and over all of the line but 0 and 1
+        pytest.approx(1.0),  # the ball of 50 reaches 1.5 and covers the line except 0 and 1
     )
 
 

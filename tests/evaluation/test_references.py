@@ -1,4 +1,4 @@
-"""Reference statistics: kept with their recipe, and computed anew where anything differs."""
+"""Reference statistics: cached with their recipe, and recomputed if anything differs."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ root = tiny.root
 
 @pytest.fixture
 def asked():
-    """How many images the network was asked about."""
+    """The number of images in each call of the network."""
     return []
 
 

@@ -1,1 +1,1 @@
-"""Networks that turn images into features, with their weights from files."""
+"""Networks that map images to features, with weights from files."""

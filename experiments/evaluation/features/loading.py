@@ -1,4 +1,4 @@
-"""The feature networks by name, with their weights."""
+"""Loading feature networks, with their weights, by name."""
 
 import hashlib
 from pathlib import Path
@@ -14,21 +14,21 @@ from experiments.terminal.errors import UserError, user_mistakes
 
 
 def load(name: str, weights: str | None = None) -> FeatureNetwork:
-    """The feature network of a name.
+    """Loads a feature network.
 
     Args:
       name: "efficientnet-lite0" or "inception".
-      weights: the file of weights of inception; the other one's are installed.
+      weights: the weights file of inception; those of efficientnet-lite0 are installed.
     Returns:
       The network.
     Raises:
-      UserError: when weights are missing, not wanted, or another network's.
+      UserError: if weights are missing, not expected, or of another network.
     """
     if name == "inception":
         if weights is None:
             raise UserError(
-                "--network inception needs --network-weights FILE, the weights that the FID is "
-                "defined by: pt_inception-2015-12-05-6726825d.pth from the releases of pytorch-fid"
+                "--network inception needs --network-weights FILE, the weights that define "
+                "the FID: pt_inception-2015-12-05-6726825d.pth from the releases of pytorch-fid"
             )
         kind, path = inception, Path(weights).expanduser()
     else:

@@ -1,8 +1,8 @@
-"""Feature networks: images in, a vector of features for each out.
+"""Feature networks: a vector of features for each image.
 
-A network is its weights and one function of them. It is asked in chunks of one fixed shape, the
-last one filled up, so that it is compiled once and the features of an image do not depend on how
-many there are. Products are in full float32 on every device.
+A network is its weights and one function of them. It runs on chunks of one fixed shape, the last
+one padded. So it is compiled once, and the features of an image do not depend on the number of
+images. Matrix products are in full float32 on every device.
 """
 
 from collections.abc import Callable
@@ -16,19 +16,19 @@ from experiments.terminal.errors import UserError
 from experiments.terminal.progress import tracked
 
 CHUNK = {"cpu": 16}
-"""Images in one call of the network, by platform; 64 elsewhere."""
+"""Images per call of the network, by platform; 64 elsewhere."""
 PRECISION = "highest"
 OF_THE_FID = "Inception-v3"
 
 
 class FeatureNetwork(NamedTuple):
-    """A network that turns images into features.
+    """A network that maps images to features.
 
     Attributes:
-      name: as it stands in every result.
+      name: shown in every result.
       dims: number of features.
-      resize: how images are brought to the network's size and scale, for the record.
-      weights: sha256 of the file of weights.
+      resize: how images are resized and scaled for the network, for the record.
+      weights: sha256 of the weights file.
       params: the weights.
       embed: ``embed(params, images) -> [b, dims]``, compiled; images as for `features`.
     """
@@ -43,7 +43,7 @@ class FeatureNetwork(NamedTuple):
     def label(self, metric: str) -> str:
         """The name of a metric with this network.
 
-        "FD (EfficientNet-Lite0)", and "FID" for the one network that the FID is defined by.
+        For example "FD (EfficientNet-Lite0)"; "FID" only for the network that defines it.
         """
         if (metric, self.name) == ("FD", OF_THE_FID):
             return "FID"
@@ -56,11 +56,11 @@ def features(network: FeatureNetwork, images: np.ndarray, *, what: str = "featur
     Args:
       network: from `loading.load`.
       images: [n, h, w, 3], uint8, or float in [-1, 1]; may be memory-mapped.
-      what: beside the progress bar.
+      what: label of the progress bar.
     Returns:
-      Float32 [n, dims], exactly one row an image.
+      Float32 [n, dims], one row per image.
     Raises:
-      UserError: when a feature is not finite.
+      UserError: if a feature is not finite.
     """
     chunk = CHUNK.get(jax.default_backend(), 64)
     found = np.empty((len(images), network.dims), np.float32)
