@@ -1,1 +1,1 @@
-"""The swiss roll: points that are easy to look at, and to measure."""
+"""The swiss roll: diffusion of points in the plane, easy to plot and to measure."""

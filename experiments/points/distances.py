@@ -1,14 +1,14 @@
-r"""How far two clouds of points are apart: distances that are computed, not judged.
+r"""Distances between two clouds of points.
 
-Sliced Wasserstein-2: on a line the best way to carry n points onto n others keeps their order, so
+Sliced Wasserstein-2: in one dimension, optimal transport of n points to n others keeps their order:
 
     SW2^2 = mean over directions of mean_i (x_(i) - y_(i))^2,
 
-with the sorted projections x_(i), y_(i). Between two samples of one law it is not 0 but the floor,
-of order 1 / sqrt(n), that every comparison needs beside it.
+with the sorted projections x_(i), y_(i). Between two samples of the same distribution it is not 0
+but of order 1 / sqrt(n): the floor that every comparison needs as a reference.
 
-Squared maximum mean discrepancy, with all pairs i = j left out so that it is unbiased (and 0 on
-average for samples of one law, below as often as above):
+Squared maximum mean discrepancy, without the pairs i = j, so that it is unbiased (and 0 on average
+for samples of the same distribution, below as often as above):
 
     MMD^2 = mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j),
 
@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 BANDWIDTHS = (0.4, 0.2, 0.1)
-"""h of the kernels, each half the one before; the turns of the roll are 0.63 apart."""
+"""h of the kernels, each half the previous one; the turns of the roll are 0.63 apart."""
 
 DIRECTIONS = 128
-"""Directions of the slices, spread evenly over half a turn."""
+"""Number of directions of the slices, evenly spaced over half a turn."""
 
 
 def sliced_wasserstein(x: np.ndarray, y: np.ndarray) -> float:
@@ -35,7 +35,7 @@ def sliced_wasserstein(x: np.ndarray, y: np.ndarray) -> float:
     Returns:
       The distance, in units of the points.
     Raises:
-      ValueError: when the clouds are not both [n, 2].
+      ValueError: if the clouds are not both [n, 2].
     Source: arXiv 1304.1442 (Bonneel et al., Sliced and Radon Wasserstein barycenters).
     Example:
       >>> x = np.random.default_rng(0).normal(size=(100, 2))
@@ -43,7 +43,9 @@ def sliced_wasserstein(x: np.ndarray, y: np.ndarray) -> float:
       3.5355
     """
     if x.shape != y.shape or x.ndim != 2 or x.shape[1] != 2:
-        raise ValueError(f"expected two clouds [n, 2] of one size, got {x.shape} and {y.shape}")
+        raise ValueError(
+            f"expected two clouds [n, 2] of the same size, got {x.shape} and {y.shape}"
+        )
     angles = np.pi * np.arange(DIRECTIONS) / DIRECTIONS
     directions = np.stack([np.cos(angles), np.sin(angles)])
     sorted_x, sorted_y = (np.sort((points @ directions).T) for points in (x, y))
@@ -57,9 +59,9 @@ def mmd2(x: np.ndarray, y: np.ndarray) -> float:
       x: [n, d], n >= 2.
       y: [m, d], m >= 2.
     Returns:
-      The estimate; below 0 about half the time when both are of one law.
+      The estimate; below 0 about half the time if both have the same distribution.
     Raises:
-      ValueError: when a cloud has fewer than two points, or they differ in d.
+      ValueError: if a cloud has fewer than two points, or they differ in d.
     Source: Gretton et al., A kernel two-sample test (JMLR 13, 2012), eq. 3.
     Example:
       >>> x, y = np.random.default_rng(0).normal(size=(2, 500, 2))
@@ -83,6 +85,6 @@ def _rows(x: jax.Array, y: jax.Array) -> jax.Array:
     square = sum((x[:, None, i] - y[:, i]) ** 2 for i in range(x.shape[1]))
     kernel = jnp.exp(-square / (2 * BANDWIDTHS[0] ** 2))
     kernels = [kernel]
-    for _ in BANDWIDTHS[1:]:  # half the bandwidth is the fourth power
+    for _ in BANDWIDTHS[1:]:  # half the bandwidth: the kernel's fourth power
         kernels.append(jnp.square(jnp.square(kernels[-1])))
     return jnp.sum(sum(kernels), 1) / len(kernels)

@@ -1,8 +1,8 @@
-"""The swiss roll, drawn: the forward process, the learned reverse, four methods, and paths.
+"""Pictures of the swiss roll: the forward and the learned reverse process, methods, and paths.
 
-Each point keeps one colour from panel to panel: that of the place on the roll where it begins
-(going forward) or ends (in reverse). Axes are equal, and the same in every panel of a picture.
-Nothing in the files tells when, or by which version, they were written.
+Each point has the same colour in all panels: that of its place on the roll at the start (forward)
+or at the end (reverse). Axes are equal, and the same in every panel of a picture. The files hold no
+date and no version.
 """
 
 from collections.abc import Mapping
@@ -26,12 +26,12 @@ from experiments.terminal.files import replace
 PANELS = 10
 FRAMES, FRAME_POINTS = 37, 700
 LIMIT = 2.6
-"""Half the side of a panel; a standard normal point lies outside one time in fifty."""
+"""Half the side of a panel; one in fifty standard normal points lies outside."""
 CMAP, NORM = "turbo", Normalize(roll.FIRST, roll.LAST)
 NUM_PATHS = 12
 PATH_STATES = 101
 FIELD_TIME = 250
-"""t of the score field: the turns of the roll still show, and the field reaches far."""
+"""t of the score field: the turns of the roll are still visible, and the field reaches far."""
 
 
 def draw_all(
@@ -45,10 +45,10 @@ def draw_all(
 
     Args:
       workdir: the folder to write to.
-      key: of the points and noise in the pictures.
-      params: of one network.
+      key: key of the points and noise in the pictures.
+      params: parameters of one network.
       samples: that network's points, [n, 2], for each method and number of evaluations.
-      results: what results.json holds; its distances stand in the captions.
+      results: the contents of results.json; its distances are in the captions.
     """
     data_key, noise_key, way_key = jax.random.split(key, 3)
     num = results["settings"]["num_points"]
@@ -83,7 +83,7 @@ def reverse(path: jaxddim.Trajectory) -> Figure:
 
 
 def evenly(path: jaxddim.Trajectory, num: int) -> np.ndarray:
-    """Indices of num states of a path, evenly spaced, or of all where there are fewer."""
+    """Indices of `num` evenly spaced states of a path, or of all if there are fewer."""
     return np.unique(np.round(np.linspace(0, len(path.t) - 1, num)).astype(int))
 
 
@@ -134,7 +134,7 @@ def methods(
 
 
 def trajectories(way: Mapping[str, jaxddim.Trajectory], data: np.ndarray, params: Any) -> Figure:
-    """Paths of DDIM and DDPM from the same noise, over the score field of one time."""
+    """Paths of DDIM and DDPM from the same noise, over the score field at one time."""
     steps = len(way["ddim"].t) - 1
     figure = Figure(figsize=(9, 5.1), layout="constrained")
     figure.suptitle(
@@ -179,16 +179,16 @@ def scatter(panel: Any, cloud: np.ndarray, theta: np.ndarray) -> Any:
 
 
 def save(path: Path, figure: Figure) -> None:
-    """Writes a PNG without the name of what drew it."""
+    """Writes a PNG without the name of the software."""
     replace(
         path, lambda file: figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
     )
 
 
 def save_gif(path: Path, way: Mapping[str, jaxddim.Trajectory]) -> None:
-    """Writes noise becoming the roll, by each method; the last picture stays for two seconds."""
+    """Writes an animation from noise to the roll by each method; the last frame stays 2 seconds."""
     times = next(iter(way.values())).t
-    # more pictures near the end, where the roll appears
+    # more frames near the end, where the roll appears
     passed = (len(times) - 1) * (1 - np.linspace(1, 0, FRAMES) ** 1.5)
     figure = Figure(figsize=(5.2, 3), layout="constrained")
     canvas = FigureCanvasAgg(figure)
@@ -199,7 +199,7 @@ def save_gif(path: Path, way: Mapping[str, jaxddim.Trajectory]) -> None:
         clouds[name] = scatter(panel, x[name][0], roll.nearest_theta(x[name][-1]))
     title = figure.suptitle(f"t = {times[0]}", fontsize=10)
     canvas.draw()
-    figure.set_layout_engine("none")  # so that nothing moves but the points
+    figure.set_layout_engine("none")  # only the points move
     frames = []
     for i in np.unique(np.round(passed).astype(int)):
         title.set_text(f"t = {times[i]}")

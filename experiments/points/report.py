@@ -1,4 +1,4 @@
-"""From clouds of points to a table of distances, and to what it says."""
+"""From clouds of points to a table of distances and its findings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from experiments.points.distances import mmd2, sliced_wasserstein
 from experiments.points.roll import METHODS
 
 Cell = tuple[str, int, str]
-"""Method, evaluations asked for, and weights ("ema" or "raw")."""
+"""Method, requested evaluations, and weights ("ema" or "raw")."""
 
 
 def distances(clouds: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def table(results: Mapping[str, Any]) -> str:
     """Markdown: a row for each method and number of evaluations, and comparisons in words.
 
     Args:
-      results: what results.json holds: "settings", "floor" and "rows".
+      results: the contents of results.json: "settings", "floor" and "rows".
     """
     settings, floor = results["settings"], results["floor"]
     found = {(r["method"], r["evaluations"], r["weights"]): r for r in results["rows"]}
@@ -73,13 +73,13 @@ def _row(*cells: str) -> str:
 
 
 def reading(found: Mapping[Cell, Any], floor: Mapping[str, Any]) -> list[str]:
-    """The comparisons that the table is there for."""
+    """Comparisons of the rows of the table, in words."""
     sw2 = {cell: row["sliced_w2"]["mean"] for cell, row in found.items()}
     values = {cell: np.array(row["sliced_w2"]["values"]) for cell, row in found.items()}
     pairs = [(cell, (*cell[:2], "raw")) for cell in found if cell[2] == "ema"]
     ratio = np.mean([sw2[ema] / sw2[raw] for ema, raw in pairs])
     smaller = sum(sw2[ema] <= sw2[raw] for ema, raw in pairs)
-    gaps = [mean_and_error(values[ema] - values[raw]) for ema, raw in pairs]  # by network
+    gaps = [mean_and_error(values[ema] - values[raw]) for ema, raw in pairs]  # per network
     worse = sum(gap > 2 * error for gap, error in gaps)
     lines = [
         f"* EMA against raw weights: SW2 is {ratio:.2f} times as large on average, smaller in "

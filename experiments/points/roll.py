@@ -1,13 +1,12 @@
 r"""Points in the plane: the swiss roll, networks that learn it, and four ways to sample from them.
 
-The roll is the spiral of scikit-learn's `make_swiss_roll` along its axis, a tenth as large,
+The roll is the spiral of scikit-learn's `make_swiss_roll`, seen along its axis, a tenth as large,
 
     x_0 = theta (cos theta, sin theta) / 10 + 0.02 z,    theta ~ U(1.5 pi, 4.5 pi),  z ~ N(0, I),
 
-a curve that winds one and a half times, 0.63 from turn to turn. Several networks are trained at
-once: `jaxddim.train_step` under `jax.vmap`, each with weights, points and noise of its own, so that
-what is measured of their samples has a standard error. The data is endless: every step sees new
-points.
+a curve of one and a half turns, 0.63 apart. Several networks are trained at once, by
+`jaxddim.train_step` under `jax.vmap`. Each has its own weights, points and noise, so measurements
+of their samples have a standard error. Every training step draws new points.
 """
 
 import functools
@@ -29,22 +28,22 @@ FIRST, LAST = 1.5 * np.pi, 4.5 * np.pi
 """theta at the ends of the roll."""
 
 NUM_STEPS = 1000
-"""T."""
+"""The number of time steps, T."""
 
 KIND = (
-    "v"  # at t = T hardly anything is left of x_0, and an error in eps would be all one saw of it
+    "v"  # at t = T almost nothing of x_0 is left, and an error in eps would dominate its estimate
 )
 MODEL: Any = MLP(features=(64, 64, 64), time_dim=16)
 SNR = 0.3
-"""Of the Langevin steps."""
+"""Signal-to-noise ratio of the Langevin steps."""
 
 STATE_AXES: Any = TrainState(*(None, 0, 0, 0, 0))  # pyrefly: ignore[bad-argument-type]
-"""The axes of several networks' state under `jax.vmap`: they share the step."""
+"""The `jax.vmap` axes of the state of several networks; they share the step."""
 
 
 @functools.cache
 def schedule() -> Schedule:
-    """The noise; made when it is first asked for, since an array starts JAX's backend."""
+    """The noise schedule, created on first use, since creating an array starts JAX's backend."""
     with jax.ensure_compile_time_eval():
         return jaxddim.cosine(NUM_STEPS)
 
@@ -65,13 +64,13 @@ def swiss_roll(key: jax.Array, num: int) -> jax.Array:
 
 
 def on_the_curve(theta: ArrayLike) -> jax.Array:
-    """The points [.., 2] in the middle of the roll at these angles."""
+    """The points [.., 2] of the curve at these angles, without noise."""
     theta = jnp.asarray(theta)
     return theta[..., None] / 10 * jnp.stack([jnp.cos(theta), jnp.sin(theta)], -1)
 
 
 def nearest_theta(points: ArrayLike) -> np.ndarray:
-    """theta [n] of the point of the curve that is nearest to each point [n, 2].
+    """theta [n] of the point on the curve nearest to each point [n, 2].
 
     Example:
       >>> nearest_theta(np.array([[0.0, -0.5], [0.0, -1.1]])).round(1).tolist()
@@ -86,16 +85,16 @@ def nearest_theta(points: ArrayLike) -> np.ndarray:
 
 
 def optimizer(learning_rate: float) -> optax.GradientTransformation:
-    """Adam at a rate that stays constant after a short warm-up.
+    """Adam with a constant learning rate after a short warm-up.
 
-    The noise that a constant rate leaves in the weights is for the running average to remove.
+    The running average removes the noise that a constant rate leaves in the weights.
     """
     rate = optax.warmup_constant_schedule(0.0, learning_rate, 100)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
 
 def new_state(key: jax.Array, networks: int, tx: optax.GradientTransformation) -> TrainState:
-    """Several networks before their first step; every leaf but step is [networks, ..]."""
+    """The initial state of several networks; every leaf except step is [networks, ..]."""
 
     def create(key):
         return jaxddim.create_state(key, MODEL, tx, (2,))
@@ -109,13 +108,13 @@ def make_train_step(
     """``step(state) -> (state, metrics)``: `jaxddim.train_step` of every network, on new points.
 
     Args:
-      key: of the points, the times and the noise.
-      networks: how many are trained.
-      batch_size: points a step for each of them.
+      key: key of the points, the times and the noise.
+      networks: number of networks.
+      batch_size: points per step and network.
       tx: the optimizer.
-      ema: the decay that the running average of the weights warms up to.
+      ema: the decay of the running average of the weights, after its warm-up.
     Returns:
-      A compiled function. The state that is passed in is donated; metrics are [networks].
+      A compiled function. Its input state is donated; metrics are [networks].
     """
     keys = jax.random.split(key, networks)
     seeds = jax.vmap(jax.random.bits)(keys)
@@ -143,7 +142,7 @@ def make_train_step(
 def annealed_langevin(
     schedule: Schedule, x: jax.Array, prediction: Prediction, t: jax.Array, s: jax.Array
 ) -> Gaussian:
-    """A Langevin step at each time of the grid; the last transition, to s = 0, takes x_0."""
+    """A Langevin step at each time of the grid; the last transition, to s = 0, returns x_0."""
     walk = jaxddim.langevin_step(schedule, x, prediction, t, snr=SNR)
     clean = Gaussian(prediction.x0, jnp.zeros(()))
     return jax.tree.map(lambda at_0, before: jnp.where(s == 0, at_0, before), clean, walk)
@@ -153,9 +152,9 @@ class Method(NamedTuple):
     """A way to sample.
 
     Attributes:
-      title: what tables and pictures call it.
-      step: what `jaxddim.integrate` takes.
-      cost: evaluations of the network at each time of the grid.
+      title: its name in tables and pictures.
+      step: the `step` of `jaxddim.integrate`.
+      cost: network evaluations at each time of the grid.
     """
 
     title: str
@@ -163,11 +162,11 @@ class Method(NamedTuple):
     cost: int = 1
 
     def grid(self, evaluations: int) -> jax.Array:
-        """The times of a run that asks the network at most so often."""
+        """The time grid for at most this many network evaluations."""
         return jaxddim.timesteps(NUM_STEPS, evaluations // self.cost)
 
     def made(self, evaluations: int) -> int:
-        """How often such a run does ask it: once less where the cost is 2 and the number odd."""
+        """The actual number of evaluations: one less if the cost is 2 and `evaluations` is odd."""
         return evaluations // self.cost * self.cost
 
 
@@ -182,7 +181,7 @@ METHODS = {
 
 
 def denoiser(params: Any) -> jaxddim.DenoiseFn:
-    """The network with these parameters, as the core takes it; x_0 is not clipped."""
+    """The denoiser with these parameters; x_0 is not clipped."""
     return jaxddim.as_denoiser(
         schedule(),
         lambda x, index: MODEL.apply({"params": params}, x, index),
@@ -192,7 +191,7 @@ def denoiser(params: Any) -> jaxddim.DenoiseFn:
 
 
 def make_sampler(method: Method, num: int) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
-    """``draw(params, keys, grid) -> [n, num, 2]``, of n networks: params and keys are [n, ..]."""
+    """``draw(params, keys, grid) -> [n, num, 2]``, for n networks: params and keys are [n, ..]."""
 
     @jaxddim.compiled
     def draw(params, keys, grid):
@@ -206,9 +205,9 @@ def make_sampler(method: Method, num: int) -> Callable[[Any, jax.Array, jax.Arra
 
 
 def paths(params: Any, key: jax.Array, method: Method, evaluations: int, num: int) -> Trajectory:
-    """Every state of num points on their way from noise, of one network.
+    """Every state of `num` points on their path from noise, for one network.
 
-    The noise at t = T depends on the key alone, and so is the same for every method.
+    The noise at t = T depends only on the key, so it is the same for every method.
     """
 
     @jaxddim.compiled

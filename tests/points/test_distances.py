@@ -1,4 +1,4 @@
-"""Distances between clouds of points whose values are known."""
+"""Distances between clouds of points, against known values."""
 
 import numpy as np
 import pytest
@@ -58,14 +58,14 @@ def test_the_estimate_of_mmd2_is_unbiased_even_of_a_few_points(shift):
     ]
     error = np.std(estimates) / np.sqrt(len(estimates))
     assert abs(np.mean(estimates) - expected) < 4 * error
-    # with i = j left in it would be too large by about (1 / 20 + 1 / 30), seen from far
+    # with the pairs i = j it would be too large by about (1 / 20 + 1 / 30), for distant points
     assert 4 * error < 0.2 * (1 / 20 + 1 / 30)
 
 
 def test_mmd2_of_a_cloud_with_itself_is_below_zero():
-    """The pairs i = j that count only between the clouds are all that is left."""
+    """Only the pairs i = j between the clouds contribute."""
     n = 100
-    x = RNG.normal(size=(n, 2)) * 1e3  # too far apart to see one another
+    x = RNG.normal(size=(n, 2)) * 1e3  # too far apart for other pairs to count
     assert mmd2(x, x) == pytest.approx(-2 / n, rel=1e-6)
 
 

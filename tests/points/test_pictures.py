@@ -1,4 +1,4 @@
-"""What stands in the pictures of the swiss roll."""
+"""Contents of the pictures of the swiss roll."""
 
 import itertools
 
@@ -21,7 +21,7 @@ def clouds(figure):
 
 
 def made_up(noise):
-    """Points on a straight way from noise to the roll, as if a method had taken them there."""
+    """Points on a straight path from noise to the roll, as if drawn by a method."""
     data = roll.swiss_roll(KEY, NUM)
     t = jnp.array([1000, 800, 600, 400, 200, 0])
     x = jnp.stack([jaxddim.q_sample(roll.schedule(), data, int(time), noise) for time in t])

@@ -1,4 +1,4 @@
-"""What the table of the swiss roll says, from distances that were made up."""
+"""The table and findings of the swiss roll, from made-up distances."""
 
 import itertools
 
@@ -77,7 +77,7 @@ def test_the_comparisons_are_those_of_the_means():
 
 
 def test_what_is_worse_beyond_its_error_is_said():
-    """Differences are taken network by network: a spread that both share hides none."""
+    """Differences are taken per network, so a spread that both share does not hide them."""
     values = {None: [0.1, 0.9], ("ddim", 20, "ema"): [0.15, 0.96], ("ddpm", 20, "ema"): [0.4, 0.8]}
     line = report.table(results(values)).splitlines()[-3]
     assert line.endswith("larger by more than two standard errors in 1.")

@@ -1,4 +1,4 @@
-"""The swiss roll, the networks that learn it side by side, and what each method costs."""
+"""The swiss roll, the networks trained on it in parallel, and the cost of each method."""
 
 import functools
 
@@ -81,7 +81,7 @@ def test_networks_differ_in_weights_and_in_what_they_see(three):
 
 
 def evaluations(method, asked):
-    """How often the network is really asked, counted without compiling."""
+    """The times of all network evaluations, recorded without compiling."""
     calls = []
 
     def denoise_fn(x, t):
