@@ -1,8 +1,8 @@
 """Figure 5: one x_T and several S.
 
-With eta = 0 an image is a function of x_T, nearly the same one whatever S. Nearly is measured in
-feature space, as the distance to the image of the largest S, beside the distance between images of
-different x_T; and by whether the image of the largest S that is nearest is the one of the same x_T.
+With eta = 0 an image is a function of x_T, and nearly the same function for every S. How nearly is
+measured in feature space: by the distance to the image of the largest S, relative to the distance
+between images of different x_T; and by whether the nearest image of the largest S has the same x_T.
 """
 
 from typing import Any
@@ -40,10 +40,10 @@ def measure(study: Study) -> dict[str, Any]:
 
 
 def distances(features: np.ndarray) -> dict[str, Any]:
-    """How far each S is from the last one.
+    """Distances of the images of each S to those of the last S.
 
     Args:
-      features: [S's, n, dims]; the same x_T at the same place.
+      features: [number of S, n, dims]; the same index means the same x_T.
     """
     last, n = features[-1], features.shape[1]
     same = [np.linalg.norm(row - last, axis=1) for row in features]
@@ -60,7 +60,7 @@ def distances(features: np.ndarray) -> dict[str, Any]:
 
 
 def lines(record: dict[str, Any]) -> list[str]:
-    """Figure 5 with what it shows."""
+    """Figure 5 and its findings, in Markdown."""
     steps, between = record["steps"], record["between"]
     told = texts.picture(
         "figure5.png",
@@ -74,19 +74,22 @@ def lines(record: dict[str, Any]) -> list[str]:
             steps, record["distance"], record["std"], record["found"], strict=True
         )
     ][:-1]
-    head = ["S", f"distance to S = {steps[-1]}", "over that of different x_T", "recognised"]
+    head = ["S", f"distance to S = {steps[-1]}", "relative to different x_T", "recognised"]
     told += texts.table(head, rows)
     falls = (
-        "falls with every step up in" if texts.falling(record["distance"]) else "does not fall with"
+        "falls with every increase of"
+        if texts.falling(record["distance"])
+        else "does not fall with"
     )
     told += [
-        f"Distances of {record['network']} features over {record['num']} x_T, mean ± standard "
-        f"deviation; images of different x_T at S = {steps[-1]} are {texts.number(between)} apart. "
-        f"*Recognised*: the nearest of the {record['num']} images of S = {steps[-1]} is the one of "
-        "the same x_T.",
+        f"Distances in {record['network']} features over {record['num']} x_T, mean ± standard "
+        f"deviation. At S = {steps[-1]}, images of different x_T are {texts.number(between)} apart "
+        f"on average. *Recognised*: the nearest of the {record['num']} images of S = {steps[-1]} "
+        "has the same x_T.",
         "",
         f"The distance {falls} S. At S = {steps[0]} it is {record['distance'][0] / between:.0%} of "
-        f"that between different x_T, and {record['found'][0]:.0%} of the images are recognised.",
+        f"the distance between different x_T, and {record['found'][0]:.0%} of the images are "
+        "recognised.",
         "",
     ]
     return told

@@ -1,7 +1,6 @@
 """Figures 6 and 11-13: images between two noises on an arc, and between four on a grid.
 
-A grid's rows are arcs between two pairs of corners; each of its points lies on the arc between
-what the rows have in its column.
+The grid is filled by slerp along two of its sides, and then between these sides.
 """
 
 from typing import Any
@@ -62,9 +61,9 @@ def decoded(study: Study, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def between(corners: jax.Array, side: int) -> jax.Array:
-    """Noises on a square by slerp, [side, side, *d], from those of its corners, [4, *d].
+    """Slerp of the noises of four corners, [4, *d], to a square grid, [side, side, *d].
 
-    Corners are in the order of reading: top left, top right, bottom left, bottom right.
+    The corners are top left, top right, bottom left, bottom right.
 
     Example:
       >>> corners = jnp.array([[1.0, 0], [0, 1], [1, 0], [0, 1]])
@@ -78,7 +77,7 @@ def between(corners: jax.Array, side: int) -> jax.Array:
 
 
 def evenness(features: np.ndarray) -> dict[str, float]:
-    """How large the steps along arcs are in feature space.
+    """The sizes of the steps along arcs, in feature space.
 
     Args:
       features: [arcs, points, dims].
@@ -93,7 +92,7 @@ def evenness(features: np.ndarray) -> dict[str, float]:
 
 
 def lines(record: dict[str, Any]) -> list[str]:
-    """Figures 6 and 11-13 with what they show."""
+    """Figures 6 and 11-13 and their findings, in Markdown."""
     S, ends, largest = record["steps"], record["ends"], record["largest"]
     told = texts.picture(
         "figure6.png",
@@ -102,14 +101,14 @@ def lines(record: dict[str, Any]) -> list[str]:
     )
     told += texts.picture(
         "figure11.png",
-        f"Interpolation between four corners. By slerp along both sides; eta = 0, S = {S}.",
+        f"Interpolation between four corners. Slerp in both directions; eta = 0, S = {S}.",
     )
-    jumps = "nowhere jumps" if largest < ends else "jumps somewhere"
+    jumps = "does not jump" if largest < ends else "jumps at least once"
     told += [
-        f"In {record['network']} features the two ends of a row are {texts.number(ends)} apart on "
-        f"average and neighbours {texts.number(record['step'])}. The largest distance between "
-        f"neighbours, {texts.number(largest)}, is {largest / ends:.0%} of that between ends: the "
-        f"path {jumps} from one image to another.",
+        f"In {record['network']} features, the two ends of a row are {texts.number(ends)} apart on "
+        f"average, and neighbours {texts.number(record['step'])}. The largest distance between "
+        f"neighbours, {texts.number(largest)}, is {largest / ends:.0%} of that between the ends: "
+        f"the path {jumps} from one image to another.",
         "",
     ]
     return told

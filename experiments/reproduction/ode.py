@@ -1,13 +1,13 @@
-r"""Equations 13-14: the path of DDIM in the plane of (sigma / alpha, x / alpha) against Euler's.
+r"""Equations 13-14: the paths of DDIM and of Euler's method, in (sigma / alpha, x / alpha).
 
 Euler's method for d(x / alpha) = eps d(sigma / alpha),
 
     y <- y + (sigma_s / alpha_s - sigma_t / alpha_t) eps(alpha_t y, t),    y = x / alpha,
 
-is written here on its own, with y in float64. The network answers in float32, and is asked at the
-points of Euler's own path: its differences to DDIM's path are not corrected on the way. Its answer
-is taken as x_0, and eps = (x_t - alpha_t x_0) / sigma_t in float64, since near T, where
-sigma / alpha may be 10^4, the rounding of an eps in float32 would be that many times larger.
+is implemented here separately, with y in float64. The network runs in float32, on the points of
+Euler's own path, so differences from DDIM's path are not corrected on the way. The network's x_0 is
+used, and eps = (x_t - alpha_t x_0) / sigma_t is computed in float64: near T, sigma / alpha may be
+10^4, and would amplify the rounding of an eps in float32 by as much.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ NEGLIGIBLE = 1 / 255
 
 
 def measure(study: Study) -> dict[str, Any]:
-    """The largest difference of the two paths, and the picture."""
+    """The largest difference between the two paths, and the picture."""
     steps = min(STEPS, study.max_steps)
     recipe = {"grid": study.grid(steps).tolist(), "images": IMAGES}
 
@@ -85,15 +85,15 @@ def paths(
 
 
 def lines(record: dict[str, Any]) -> list[str]:
-    """The check with what it shows."""
+    """The comparison and its verdict, in Markdown."""
     largest = record["largest"]
     verdict = "are the same path" if largest < NEGLIGIBLE else "are **not** the same path"
     top, ratio = record["range"]
     told = [
-        f"{record['images']} images of S = {record['steps']}, sampled by DDIM with eta = 0 in "
-        "float32 and by Euler's method for eq. 14 in float64, from the same x_T. The largest "
-        f"difference of x_t over all pixels and steps is {texts.number(largest, 2)}, the root mean "
-        f"square {texts.number(record['typical'], 2)}, the largest at t = 0 "
+        f"{record['images']} images with S = {record['steps']}, sampled from the same x_T by DDIM "
+        "with eta = 0 in float32 and by Euler's method for eq. 14 in float64. The largest "
+        f"difference in x_t over all pixels and steps is {texts.number(largest, 2)}, the root mean "
+        f"square {texts.number(record['typical'], 2)}, and the largest difference at t = 0 "
         f"{texts.number(record['at_the_end'], 2)}, for |x_t| up to {texts.number(top, 2)} and "
         f"sigma / alpha up to {texts.number(ratio, 2)}. To within half a level of 8 bits "
         f"(0.0039) they {verdict}.",
@@ -101,6 +101,6 @@ def lines(record: dict[str, Any]) -> list[str]:
     ]
     return told + texts.picture(
         "ode.png",
-        "DDIM is Euler's method. Left: paths of single pixels, DDIM's points on Euler's lines; "
-        "right: how far the two are apart, largest over all shown pixels.",
+        "DDIM is Euler's method. Left: paths of single pixels, DDIM as points and Euler as lines; "
+        "right: the largest difference between the two, over the pixels shown.",
     )

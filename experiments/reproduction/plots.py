@@ -14,13 +14,13 @@ COLOURS = ("#9a3412", "#ea7a2c", "#e0b33a", "#5b7fa6", "#1f2937")
 MARKERS = "osD^v"
 GREY = "#8a8580"
 DPI = 120
-WIDTH = 800  # pixels of a picture of images, about
-LETTER = 9  # pixels of a letter, with room
+WIDTH = 800  # approximate width of a grid of images, in pixels
+LETTER = 9  # width of a letter with margin, in pixels
 
 
 @contextmanager
 def figure(path: Path, size: tuple[float, float], panels: int) -> Iterator[list[Any]]:
-    """Axes side by side; the figure is written when they are done."""
+    """Axes side by side; the figure is saved on exit."""
     from matplotlib.figure import Figure
 
     sheet = Figure(figsize=size, dpi=DPI, layout="constrained")
@@ -40,7 +40,7 @@ def _save(path: Path, sheet: Any) -> None:
 
 
 def number_axis(axis: Any, values: Sequence[int]) -> None:
-    """A logarithmic axis of S with these ticks."""
+    """A logarithmic axis of S, with ticks at these values."""
     axis.set_xscale("log")
     axis.set_xticks(values, [str(value) for value in values])
     axis.minorticks_off()
@@ -55,10 +55,10 @@ def save_images(
     *,
     gap: int = 2,
 ) -> None:
-    """A matrix of images with names beside its rows and above its columns.
+    """A grid of images, with names beside its rows and above its columns.
 
     Args:
-      path: of the PNG.
+      path: the PNG to write.
       images: uint8 [r, c, h, w, 3].
       rows: names of the rows.
       columns: names of the columns.
@@ -74,7 +74,7 @@ def save_images(
     left, top, edge = 4 + LETTER * longest, 28 if columns else 4, 4
     width, height = left + pixels.shape[1] + edge, top + pixels.shape[0] + edge
     sheet = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-    # to the pixel, so that nothing is blurred
+    # exact to the pixel, so nothing is blurred
     box = (left / width, edge / height, pixels.shape[1] / width, pixels.shape[0] / height)
     axis = sheet.add_axes(box)
     axis.imshow(pixels, interpolation="nearest", aspect="auto")
@@ -145,17 +145,17 @@ def save_reconstruction(path: Path, record: dict[str, Any]) -> None:
             axis.plot(record["steps"], row["error"], color=colour, marker=marker, ms=5, label=label)
         number_axis(axis, record["steps"])
         axis.set_yscale("log")
-        axis.set_title("squared error a dimension, images in [0, 1]", fontsize=10)
+        axis.set_title("squared error per dimension, images in [0, 1]", fontsize=10)
         axis.legend(frameon=False, fontsize=9)
 
 
 def save_ode(path: Path, grid: np.ndarray, euler: np.ndarray, ddim: np.ndarray) -> None:
-    """Paths of a few pixels in the plane of eq. 14, and how far the two integrators are apart.
+    """Paths of a few pixels in the plane of eq. 14, and the difference of the two integrators.
 
     Args:
-      path: of the PNG.
+      path: the PNG to write.
       grid: sigma / alpha, [S+1], falling to 0.
-      euler: x / alpha by Euler, [S+1, pixels].
+      euler: x / alpha by Euler's method, [S+1, pixels].
       ddim: x / alpha by DDIM, likewise.
     """
     with figure(path, (9, 3.6), 2) as (plane, apart):

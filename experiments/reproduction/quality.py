@@ -1,8 +1,8 @@
-"""Table 1: how good samples are, over eta and S; and some of them, as in figure 3.
+"""Table 1: sample quality over eta and S; and some of the samples, as in figure 3.
 
-Every cell has equally many images, drawn from the same x_T, and compared with the same training
-images: the bias that the Frechet distance has at few images is then much the same in all of them,
-and KID has none.
+Every cell has the same number of images, drawn from the same x_T and compared with the same
+training images. So the small-sample bias of the Frechet distance is about the same in all cells;
+KID has no bias.
 """
 
 import functools
@@ -22,17 +22,17 @@ from experiments.terminal.progress import tracked
 from jaxddim.runs.drawing import drawn
 
 STEPS = (10, 20, 50, 100)
-KEPT = 64  # images of a cell, for pictures
+KEPT = 64  # images saved per cell, for pictures
 SHOWN = 3
 OWN_ERROR = (
-    " Large steps, whose error the paper's table shows, therefore cost this network nothing that "
-    "stands out from its own error."
+    " The error of large steps, which the paper's table shows, is therefore hidden by the "
+    "network's own error."
 )
 LABELS = {"fd": "FD", "kid": "KID"}
 
 
 def cell(study: Study, sampler: Sampler, steps: int) -> Result:
-    """Quality of the samples of one sampler, with the first of them under "images"."""
+    """Quality of the samples of one sampler; the first of them are under "images"."""
     real = references.reference(study.network, study.splits, "train")
     config, run, num = study.config(sampler, steps), study.run, study.num
     recipe = {
@@ -70,7 +70,7 @@ def measure(study: Study) -> dict[str, Any]:
     """All cells of the table, and its pictures."""
     columns = study.columns(STEPS)
     cells, squares = [], []
-    for steps in columns:  # the cheap ones first
+    for steps in columns:  # the cheap cells first
         for sampler in SAMPLERS:
             found = cell(study, sampler, steps)
             cells.append({"eta": sampler.name, "steps": steps} | found.numbers)
@@ -98,7 +98,7 @@ def measure(study: Study) -> dict[str, Any]:
 
 
 def held_out(study: Study) -> dict[str, float] | None:
-    """The distances of equally many real images; None where so many were not held out."""
+    """The distances of as many held-out images; None if there are fewer."""
     if len(study.splits.images["holdout"]) < study.num:
         return None
     found = references.reference(study.network, study.splits, "holdout").features[: study.num]
@@ -106,13 +106,13 @@ def held_out(study: Study) -> dict[str, float] | None:
 
 
 def lines(record: dict[str, Any]) -> list[str]:
-    """Table 1 with what it shows."""
+    """Table 1 and its findings, in Markdown."""
     names = list(dict.fromkeys(cell["eta"] for cell in record["cells"]))
     steps = sorted({cell["steps"] for cell in record["cells"]})
     n, dims = record["num"], record["dims"]
     at = {(cell["eta"], cell["steps"]): cell for cell in record["cells"]}
     fd, kid_ = record["labels"].values()
-    compared = f"N = {n} samples a cell, against {record['reference']} training images"
+    compared = f"N = {n} samples per cell, against {record['reference']} training images"
     told = [f"**{fd}**, {compared}:", ""]
     told += _table(names, steps, lambda *where: texts.number(at[where]["fd"]))
     told += [f"**{kid_}**, the same samples:", ""]
@@ -121,20 +121,24 @@ def lines(record: dict[str, Any]) -> list[str]:
     told += [
         f"Times are spaced {record['spacing']}ly, x_0 is clipped to [-1, 1], and all cells start "
         f"from the same x_T. KID is unbiased; ± is the standard deviation over blocks of {block} "
-        "samples" + (", half of them, about the standard error." if block == n // 2 else "."),
+        "samples"
+        + (" (half of them), which is about the standard error." if block == n // 2 else "."),
         "",
     ]
     if n <= 10 * dims:
         told += [
-            f"A Frechet distance over {dims} features is biased upwards at so few samples: compare "
-            "these values with each other, never with those of another N.",
+            f"The Frechet distance over {dims} features is biased upwards for so few samples: "
+            "compare these values only with each other, not with those of another N.",
             "",
         ]
-    told += texts.picture("table1.png", f"Table 1 as curves. {compared}; bars as in the table.")
     told += texts.picture(
-        "samples.png", f"The first {SHOWN} samples of every cell. The same x_T in all of them."
+        "table1.png", f"Table 1 as curves. {compared}; error bars as in the table."
     )
-    told += ["### What it shows", ""]
+    told += texts.picture(
+        "samples.png",
+        f"The first {SHOWN} samples of every cell. All cells start from the same x_T.",
+    )
+    told += ["### Findings", ""]
     told += [f"* {sentence}" for sentence in shape(at, names, steps)]
     told += [f"* {against_real(record, at)}", ""]
     return told + claims(at, names, steps, record["T"])
@@ -154,12 +158,12 @@ Cells = dict[tuple[str, int], dict[str, Any]]
 
 
 def apart(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two KIDs differ by more than both of their standard deviations together."""
+    """Whether two KIDs differ by more than the sum of their standard deviations."""
     return abs(a["kid"] - b["kid"]) > a["kid_std"] + b["kid_std"]
 
 
 def shape(at: Cells, names: list[str], steps: list[int]) -> list[str]:
-    """Where eta = 0 wins, what sigma-hat does, and what more steps bring."""
+    """Findings on eta = 0, on sigma-hat and on the number of steps."""
     told = []
     for key, label in LABELS.items():
         won: dict[str, list[int]] = {}
@@ -168,9 +172,9 @@ def shape(at: Cells, names: list[str], steps: list[int]) -> list[str]:
         where = [
             f"{texts.eta(name)} at S = {texts.listed(columns)}" for name, columns in won.items()
         ]
-        sentence = f"The lowest {label} is that of {'; of '.join(where)}"
+        sentence = f"Lowest {label} in each column: {'; '.join(where)}"
         if DDIM.name not in won:
-            sentence += "; eta = 0 has it nowhere"
+            sentence += "; eta = 0 in none"
         told.append(sentence + ".")
     clear = []
     for s in steps:
@@ -179,7 +183,7 @@ def shape(at: Cells, names: list[str], steps: list[int]) -> list[str]:
         which = texts.listed(others) if others else "none"
         clear.append(f"{which} at S = {s}")
     told.append(
-        "By KID these differ from eta = 0 by more than both standard deviations together: "
+        "By KID, these differ from eta = 0 by more than the sum of both standard deviations: "
         + "; ".join(clear)
         + "."
     )
@@ -191,15 +195,15 @@ def shape(at: Cells, names: list[str], steps: list[int]) -> list[str]:
         sure = "more" if apart(first, last) else "no more"
         told.append(
             f"With eta = 0 the FD {verb} from {texts.number(first['fd'])} at S = {steps[0]} to "
-            f"{texts.number(last['fd'])} at S = {steps[-1]}, the KID from {spread(first)} to "
-            f"{spread(last)}: {sure} than both standard deviations together."
+            f"{texts.number(last['fd'])} at S = {steps[-1]}. The KID changes from {spread(first)} "
+            f"to {spread(last)}, by {sure} than the sum of both standard deviations."
             + ("" if verb == "falls" else OWN_ERROR)
         )
     return told
 
 
 def sigma_hat(at: Cells, names: list[str], steps: int) -> str:
-    """What the larger variance does at this S."""
+    """How the larger variance compares at this S."""
     ours, ddim = at[SIGMA_HAT.name, steps], at[DDIM.name, steps]
     order = sorted(names, key=lambda name: at[name, steps]["fd"])
     place = order.index(SIGMA_HAT.name)
@@ -221,13 +225,13 @@ def against_real(record: dict[str, Any], at: Cells) -> str:
     real = record["held_out"]
     if real is None:
         return (
-            f"Fewer than {record['num']} images were held out, so nothing real stands beside "
-            f"{lowest}."
+            f"Fewer than {record['num']} images were held out, so there are no real images to "
+            f"compare with {lowest}."
         )
     return (
         f"{record['num']} held-out images have an FD of {texts.number(real['fd'])} and a KID of "
-        f"{spread(real)}; {lowest}, is {value / real['fd']:.2f} times that. What no sampler "
-        "of the table takes away is the network's own error."
+        f"{spread(real)}; {lowest}, is {value / real['fd']:.2f} times that FD. The part that "
+        "no sampler of the table removes is the network's own error."
     )
 
 
@@ -237,7 +241,7 @@ def claims(at: Cells, names: list[str], steps: list[int], T: int) -> list[str]:
     rows = []
 
     def judged(claim: str, pairs: list[tuple[str, str, int]]) -> None:
-        """Whether in every pair the first row is below the second at this S."""
+        """Adds a row: whether in every pair the first row is below the second at this S."""
         n = len(pairs)
         held = [sum(at[a, s][key] < at[b, s][key] for a, b, s in pairs) for key in LABELS]
         sure = sum(apart(at[a, s], at[b, s]) for a, b, s in pairs)
@@ -251,7 +255,7 @@ def claims(at: Cells, names: list[str], steps: list[int], T: int) -> list[str]:
             [(DDIM.name, name, s) for s in few for name in others],
         )
         judged(
-            f"at S = {steps[0]} it gets worse row by row, σ̂ last",
+            f"at S = {steps[0]} each row is worse than the one above, σ̂ last",
             [(a, b, steps[0]) for a, b in itertools.pairwise(names)],
         )
     if steps[-1] == T:
@@ -259,6 +263,9 @@ def claims(at: Cells, names: list[str], steps: list[int], T: int) -> list[str]:
             f"at S = T = {T} σ̂ is below every other row",
             [(SIGMA_HAT.name, name, T) for name in names if name != SIGMA_HAT.name],
         )
-    told = ["What the paper finds in its table 1, pair by pair of the cells that it compares:", ""]
-    head = ["the paper's finding", "here, by FD", "here, by KID", "pairs that KID tells apart"]
+    told = [
+        "The paper's findings in its table 1, checked for each pair of cells that they compare:",
+        "",
+    ]
+    head = ["the paper's finding", "here, by FD", "here, by KID", "pairs clearly different by KID"]
     return told + texts.table(head, rows) if rows else []

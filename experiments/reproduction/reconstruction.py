@@ -1,8 +1,8 @@
 """Table 2: images encoded to x_T and decoded again.
 
-The network is not clipped. Clipping x_0 also moves eps = (x_t - alpha_t x_0) / sigma_t, so that
-decoding would no longer follow the ODE that encoding has followed backwards, and the more pixels
-are near black and white the more.
+x_0 is not clipped. Clipping it also changes eps = (x_t - alpha_t x_0) / sigma_t, so decoding would
+no longer follow the ODE that encoding followed backwards. The effect grows with the number of
+pixels near black and white.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ STEPS = (10, 20, 50, 100, 200)
 REFINE = (0, 1, 3)
 SHOWN = 10
 TENFOLD, AT = 10, 50
-"""How much smaller refine = 1 is to make the error, and at which S."""
+"""The factor by which refine = 1 should reduce the error, and the S where this is checked."""
 
 
 def measure(study: Study) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def measure(study: Study) -> dict[str, Any]:
 
 
 def coders(study: Study) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
-    """``there(refine, grid, x0) -> x_T`` and ``back(grid, x_T) -> x0``, each compiled once an S."""
+    """``there(refine, grid, x0) -> x_T`` and ``back(grid, x_T) -> x0``, compiled once per S."""
     run = study.run
 
     def encode(refine: int, variables: Any, grid: jax.Array, x0: jax.Array) -> jax.Array:
@@ -86,34 +86,34 @@ def coders(study: Study) -> tuple[Callable[..., jax.Array], Callable[..., jax.Ar
 
 
 def squared(x0: np.ndarray, again: jax.Array) -> list[float]:
-    """The mean squared error of each image in [-1, 1], as if it were in [0, 1]."""
+    """The mean squared error of each image in [-1, 1], after scaling to [0, 1]."""
     difference = (np.asarray(again, np.float64) - x0) / 2
     return np.mean(difference**2, axis=(1, 2, 3)).tolist()
 
 
 def lines(record: dict[str, Any]) -> list[str]:
-    """Table 2 with what it shows."""
+    """Table 2 and its findings, in Markdown."""
     steps, rows = record["steps"], record["rows"]
     told = texts.table(
         ["refine", *(f"S = {s}" for s in steps)],
         [[row["refine"], *(texts.number(e, 2) for e in row["error"])] for row in rows],
     )
     told += [
-        f"Squared error a dimension of {record['num']} held-out images scaled to [0, 1], encoded "
+        f"Squared error per dimension of {record['num']} held-out images scaled to [0, 1], encoded "
         "to x_T and decoded with the same S. refine = 0 is the paper's encoder; each refinement "
-        "costs another evaluation of the network a step.",
+        "costs one more network evaluation per step.",
         "",
     ]
     told += texts.picture("table2.png", "Reconstruction error over S. Both axes are logarithmic.")
     told += texts.picture(
         "reconstructions.png", "Originals above their reconstructions. Held-out images."
     )
-    told += ["### What it shows", ""]
+    told += ["### Findings", ""]
     for row in rows:
         error, name = row["error"], f"refine = {row['refine']}"
         if texts.falling(error):
             told.append(
-                f"* {name}: the error falls with every step up in S, from "
+                f"* {name}: the error falls with every increase of S, from "
                 f"{texts.number(error[0], 2)} to {texts.number(error[-1], 2)}."
             )
         else:
@@ -128,8 +128,8 @@ def lines(record: dict[str, Any]) -> list[str]:
         plain, once = rows[0]["error"][i], rows[1]["error"][i]
         verdict = "at least" if plain >= TENFOLD * once else "**less than**"
         told.append(
-            f"* At S = {AT} refine = 1 makes the error {plain / once:.1f} times smaller, {verdict} "
-            f"{TENFOLD} times; the worst image's falls from {texts.number(rows[0]['worst'][i], 2)} "
-            f"to {texts.number(rows[1]['worst'][i], 2)}."
+            f"* At S = {AT}, refine = 1 makes the error {plain / once:.1f} times smaller, "
+            f"{verdict} the expected {TENFOLD} times; the error of the worst image falls from "
+            f"{texts.number(rows[0]['worst'][i], 2)} to {texts.number(rows[1]['worst'][i], 2)}."
         )
     return [*told, ""]

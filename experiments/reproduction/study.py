@@ -1,9 +1,9 @@
-"""What all parts of the reproduction share: a run, its images, and results that are kept.
+"""Shared by all parts of the reproduction: a run, its images, and saved results.
 
-A result is kept as soon as it is there, under a name that holds a hash of its recipe: the weights,
-the sampler, the seed, the number of images and whatever else it depends on. The recipe itself is
-inside and is compared. So a run that was killed goes on where it stopped, and nothing is ever taken
-for what it is not.
+A result is saved as soon as it is computed. The file name holds a hash of its recipe: the weights,
+the sampler, the seed, the number of images and whatever else it depends on. The file also stores
+the recipe, which is compared on reading. So a killed command continues where it stopped, and a
+result is never mistaken for another.
 """
 
 import functools
@@ -30,7 +30,7 @@ from jaxddim.runs.trained import Trained
 
 FORMAT = 1  # part of every recipe: raise it when results of the same recipe change
 CHUNK = {"cpu": 64}
-"""Images drawn at a time, by platform; 256 elsewhere. On a CPU twice as fast as chunks of 4."""
+"""Images drawn at a time, by platform; 256 elsewhere. On CPU, twice as fast as chunks of 4."""
 
 Spacing = Literal["linear", "quadratic"]
 
@@ -39,10 +39,10 @@ class Sampler(NamedTuple):
     """A row of table 1.
 
     Attributes:
-      name: of the row.
+      name: name of the row.
       method: "ddim" or "ddpm".
-      eta: of DDIM.
-      variance: of DDPM.
+      eta: eta of DDIM.
+      variance: variance of DDPM.
     """
 
     name: str
@@ -60,11 +60,11 @@ DDIM = SAMPLERS[0]
 
 
 class Result(NamedTuple):
-    """What is kept.
+    """A saved result.
 
     Attributes:
-      numbers: for the report; JSON.
-      arrays: for its pictures.
+      numbers: for the report, as JSON.
+      arrays: for the pictures of the report.
     """
 
     numbers: dict[str, Any]
@@ -73,18 +73,18 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """A run under study.
+    """A run, and the settings of its report.
 
     Attributes:
       run: the trained network.
       splits: the run's images.
-      network: what makes features of images.
-      num: samples in a cell of table 1.
+      network: the feature network.
+      num: samples per cell of table 1.
       num_encoded: images that are encoded and decoded.
       max_steps: the largest S.
-      spacing: of the sampling times.
-      seed: of all noise.
-      folder: where everything goes.
+      spacing: spacing of the sampling times.
+      seed: seed of all noise.
+      folder: the folder for all outputs.
     """
 
     run: Trained
@@ -98,32 +98,32 @@ class Study:
     folder: Path
 
     def kept(self, name: str, recipe: dict[str, Any], compute: Callable[[], Result]) -> Result:
-        """The result of a recipe: from `cells` in the folder when it is there, else computed.
+        """The result of a recipe: read from the subfolder `cells` if present, else computed.
 
         Args:
-          name: how its files begin.
-          recipe: what it depends on besides the model and the seed; JSON.
-          compute: makes it.
+          name: prefix of the file names.
+          recipe: what the result depends on besides the model and the seed, as JSON.
+          compute: computes the result.
         """
         recipe = json.loads(json.dumps(self.model | {"seed": self.seed} | recipe))
         stem = self.folder / "cells" / f"{name}-{cache.key(json.dumps(recipe, sort_keys=True))}"
         found = _read(stem, recipe)
         if found is not None:
-            print(f"{name}: kept", flush=True)
+            print(f"{name}: already computed", flush=True)
             return found
         began = time.perf_counter()
         result = compute()
         arrays, record = _files(stem)
         if result.arrays:
             save_arrays(arrays, **result.arrays)
-        # last, since it is what makes the result complete
+        # last: its presence marks the result as complete
         save_json(record, {"recipe": recipe, "numbers": result.numbers})
         print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
         return result
 
     @functools.cached_property
     def model(self) -> dict[str, Any]:
-        """The part of a recipe that says what is sampled from."""
+        """The part of a recipe that identifies the model."""
         config = flatten(self.run.config)
         about = {k: v for k, v in config.items() if k.startswith(("model.", "diffusion."))}
         sha256 = weights_hash(self.run.variables)
@@ -131,17 +131,17 @@ class Study:
 
     @functools.cached_property
     def features_recipe(self) -> dict[str, Any]:
-        """The part of a recipe that says what makes features."""
+        """The part of a recipe that identifies the feature network."""
         network = self.network
         weights, resize = network.weights, network.resize
         return {"network": network.name, "network_weights": weights, "resize": resize}
 
     def columns(self, steps: tuple[int, ...]) -> list[int]:
-        """These numbers of steps as far as they are below the largest S, and the largest."""
+        """Those of the numbers of steps that are below the largest S, and the largest S."""
         return [*(s for s in steps if s < self.max_steps), self.max_steps]
 
     def config(self, sampler: Sampler, steps: int) -> DrawConfig:
-        """What `experiments.sample` is given for such images."""
+        """The configuration of `experiments.sample` that draws the same images."""
         _, method, eta, variance = sampler
         return DrawConfig(
             steps=steps,
@@ -153,7 +153,7 @@ class Study:
         )
 
     def chunk(self, num: int) -> int:
-        """How many of num images are drawn at a time."""
+        """How many of `num` images are drawn at a time."""
         return min(num, CHUNK.get(jax.default_backend(), 256))
 
     def grid(self, steps: int) -> jax.Array:
@@ -161,14 +161,14 @@ class Study:
         return jaxddim.timesteps(self.run.schedule.num_steps, steps, spacing=self.spacing)
 
     def noise(self, shape: tuple[int, ...], name: str) -> jax.Array:
-        """x_T for images of the run, [*shape, h, w, 3], another one for each name."""
+        """x_T for images of the run, [*shape, h, w, 3]; different for each name."""
         size = self.run.config.data.image_size
         key = jax.random.fold_in(jax.random.key(self.seed), int(cache.key(name)[:7], 16))
         return jax.random.normal(key, (*shape, size, size, 3), jnp.float32)
 
 
 def _read(stem: Path, recipe: dict[str, Any]) -> Result | None:
-    """What is kept under this name; None where there is nothing, or something else or broken."""
+    """The saved result; None if it is missing, damaged or of another recipe."""
     path, record = _files(stem)
     try:
         record = json.loads(record.read_text())
@@ -179,12 +179,12 @@ def _read(stem: Path, recipe: dict[str, Any]) -> Result | None:
             with path.open("rb") as file, np.load(file) as found:
                 arrays = dict(found)
         return Result(record["numbers"], arrays)
-    except Exception:  # a file that a full disk cut short may raise anything
+    except Exception:  # a truncated file may raise anything
         return None
 
 
 def _files(stem: Path) -> tuple[Path, Path]:
-    """Of the arrays and of the record; the stem may hold dots."""
+    """Paths of the arrays and of the record; the stem may contain dots."""
     return stem.with_name(stem.name + ".npz"), stem.with_name(stem.name + ".json")
 
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 ETA = {"sigma-hat": "σ̂"}
-"""How samplers are written where their names are not."""
+"""How samplers are displayed, if not by their names."""
 
 
 def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> list[str]:
-    """A table, with an empty line after it.
+    """A table, followed by an empty line.
 
     Example:
       >>> table(["S", "FD"], [[10, "1.5"]])
@@ -21,7 +21,7 @@ def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> list[str]:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits, or more before the point.
+    """A number with `digits` significant digits, or more if its integer part is longer.
 
     Example:
       >>> number(1234.5), number(0.012345), number(1.2e-7)
@@ -35,7 +35,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def listed(words: Iterable[Any]) -> str:
-    """Words in a sentence.
+    """Words as a list in a sentence.
 
     Example:
       >>> listed([10, 20, 50]), listed(["a"])
@@ -46,7 +46,7 @@ def listed(words: Iterable[Any]) -> str:
 
 
 def eta(name: str) -> str:
-    """A sampler in a sentence.
+    """The name of a sampler in a sentence.
 
     Example:
       >>> eta("0.5"), eta("sigma-hat")
@@ -56,7 +56,7 @@ def eta(name: str) -> str:
 
 
 def picture(name: str, caption: str) -> list[str]:
-    """A picture that lies beside the report, with its caption below."""
+    """A picture in the folder of the report, with its caption below."""
     return [f"![{caption.partition('.')[0]}]({name})", "", f"*{caption}*", ""]
 
 

@@ -1,7 +1,7 @@
-"""Figure 4: seconds over S, and what DDIM saves over the T steps of DDPM.
+"""Figure 4: seconds over S, and the speed-up of DDIM over the T steps of DDPM.
 
-Images are drawn in batches of one size, with compiling kept apart. Rounds go through all S in
-turn, so that a machine that slows down does so for all of them; a time is the median of its rounds.
+Images are drawn in batches of one size; compilation is timed separately. Each round runs every S in
+turn, so a slowdown of the machine affects all of them. A time is the median over the rounds.
 """
 
 import statistics
@@ -18,21 +18,21 @@ from jaxddim.runs import record as records
 from jaxddim.runs.drawing import sampler
 
 STEPS = (10, 20, 50, 100, 200, 500)
-BATCH = 4  # images: enough for a time, and few for T steps of it
+BATCH = 4  # images: enough to time a step, and few enough for T steps
 ROUNDS = 3
-STEPS_A_ROUND = 200  # at least, so that short runs are repeated
-FEWEST = 3  # points of a line that could have been another curve
+STEPS_A_ROUND = 200  # at least: short runs are repeated
+FEWEST = 3  # points, for a meaningful fit of a line
 LINEAR = 0.99
-"""R^2 from which on the time is called linear in S."""
+"""The lowest R^2 at which the time is called linear in S."""
 
 
 class Line(NamedTuple):
     """Least squares: ``seconds = intercept + slope S``.
 
     Attributes:
-      slope: seconds a step.
+      slope: seconds per step.
       intercept: seconds.
-      r2: share of the variance that the line explains.
+      r2: the fraction of the variance that the line explains.
     """
 
     slope: float
@@ -41,7 +41,7 @@ class Line(NamedTuple):
 
 
 def fitted(steps: list[int], seconds: list[float]) -> Line:
-    """The line through times.
+    """The line fitted to the times.
 
     Example:
       >>> fitted([10, 20, 50], [3.0, 5.0, 11.0])
@@ -55,7 +55,7 @@ def fitted(steps: list[int], seconds: list[float]) -> Line:
 
 
 def measure(study: Study) -> dict[str, Any]:
-    """Times, the line through them, and the quality that goes with them."""
+    """Times, the line fitted to them, and the quality of the samples."""
     steps, top = study.columns(STEPS), study.max_steps
     device = f"{jax.default_backend()}: {jax.local_devices()[0].device_kind}"
     recipe = {"steps": steps, "batch": BATCH, "device": device, "versions": records.versions()}
@@ -80,7 +80,7 @@ def measure(study: Study) -> dict[str, Any]:
 
 
 def timed(study: Study, steps: list[int]) -> dict[str, Any]:
-    """Median seconds of a batch for each S, and for the DDPM of the largest."""
+    """Median seconds per batch for each S, and for DDPM with the largest S."""
     jobs = [(DDIM, s) for s in steps] + [(SIGMA_HAT, steps[-1])]
     draws = [sampler(study.config(*job), study.run, BATCH) for job in jobs]
     first, rounds = [], [[] for _ in jobs]
@@ -107,18 +107,18 @@ def timed(study: Study, steps: list[int]) -> dict[str, Any]:
 
 
 def lines(record: dict[str, Any]) -> list[str]:
-    """Figure 4 and the speed-up, with what they show."""
+    """Figure 4, the speed-up and their findings, in Markdown."""
     steps, seconds, batch = record["steps"], record["seconds"], record["batch"]
     rows = [
         [s, f"{value:.3f}", f"{1000 * value / (s * batch):.3f}", f"{compiling:.1f}"]
         for s, value, compiling in zip(steps, seconds, record["compiling"], strict=True)
     ]
-    head = ["S", "seconds", "ms a step and image", "compiling, seconds"]
+    head = ["S", "seconds", "ms per step and image", "compilation, seconds"]
     told = texts.table(head, rows)
     told += texts.picture(
         "figure4.png",
-        f"Wall-clock of DDIM over S. Batches of {batch} on {record['device']}, the median of "
-        f"{len(record['rounds'][0])} rounds, compiling not included; left linear, right "
+        f"Wall-clock time of DDIM over S. Batches of {batch} on {record['device']}, median of "
+        f"{len(record['rounds'][0])} rounds, without compilation; left linear, right "
         "logarithmic.",
     )
     told += linear(record) if record["line"] else []
@@ -135,13 +135,13 @@ def linear(record: dict[str, Any]) -> list[str]:
     verdict = "is linear in S" if line.r2 >= LINEAR else "is **not** linear in S"
     return [
         f"Time {verdict}: seconds = {line.intercept:.3f} + {line.slope:.5f} S with R² = "
-        f"{line.r2:.5f}; the point farthest from the line is off by {worst:.1%} of itself.",
+        f"{line.r2:.5f}; the largest relative deviation of a time from the line is {worst:.1%}.",
         "",
     ]
 
 
 def speed_up(record: dict[str, Any]) -> list[str]:
-    """DDIM at few steps beside DDPM at all of them."""
+    """DDIM with few steps against DDPM with all of them."""
     top, last = record["steps"][-1], record["ddpm_seconds"]
     times = dict(zip(record["steps"], record["seconds"], strict=True))
 
@@ -154,26 +154,26 @@ def speed_up(record: dict[str, Any]) -> list[str]:
     rows += [row(f"{names[c['eta']]}, S = {top}", c, last) for c in record["ddpm"]]
     labels = record["labels"]
     told = texts.table(
-        ["", "seconds a batch", "times as fast", labels["FD"], labels["KID"]],
+        ["", "seconds per batch", "speed-up over DDPM", labels["FD"], labels["KID"]],
         rows,
     )
     told += [f"Quality as in table 1, N = {record['num']}.", ""]
     few = [cell for cell in record["ddim"] if cell["steps"] < top]
     for c in record["ddpm"] if few else []:
-        name = f"{names[c['eta']]} of {top} steps"
+        name = f"{names[c['eta']]} with {top} steps"
         equal = [d for d in few if d["kid"] <= c["kid"] or not quality.apart(d, c)]
         if equal:
             d = min(equal, key=lambda d: d["steps"])
             how = "better than" if d["kid"] < c["kid"] else "within the spread of"
             told.append(
                 f"* {name}: DDIM is {last / times[d['steps']]:.0f} times as fast at S = "
-                f"{d['steps']}, with a KID {how} its ({quality.spread(d)} to {quality.spread(c)}); "
-                "the paper finds 10 to 50 times."
+                f"{d['steps']}, with a KID {how} DDPM's ({quality.spread(d)} against "
+                f"{quality.spread(c)}); the paper finds 10 to 50 times."
             )
         else:
             told.append(
                 f"* {name}: DDIM with fewer steps does not reach its KID of {quality.spread(c)} on "
-                "this network, so that there is no speed-up at equal quality to report; the paper "
+                "this network, so there is no speed-up at equal quality to report; the paper "
                 "finds 10 to 50 times."
             )
     return [*told, ""]

@@ -120,7 +120,7 @@ def test_the_report_says_what_it_is_about(text, record):
     assert "`tiny`, unet, rendered images" in text
     assert "ema of step 20" in text
     assert "cosine schedule, T = 1000, v-prediction" in text
-    assert "N = 4 samples a cell, against 58 training images" in text
+    assert "N = 4 samples per cell, against 58 training images" in text
     assert "FID" not in text
     assert "3 held-out images" in text
     assert record["run"]["weights_sha256"][:12] in text

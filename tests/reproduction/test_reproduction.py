@@ -1,4 +1,4 @@
-"""The parts of `experiments.paper`: known answers for what they measure, and that they say so."""
+"""The parts of `experiments.paper`: measurements and sentences with known answers."""
 
 import json
 from types import SimpleNamespace
@@ -41,7 +41,7 @@ def gaussian(schedule, clip=None):
 
 @pytest.fixture
 def make(tmp_path):
-    """A study of a model that is known exactly; weights are a number that it ignores."""
+    """A study of an exactly known model; its weights are a number that it ignores."""
 
     def build(schedule=None, weights=1.0, images=4, **settings):
         schedule = schedule or jaxddim.linear(1000)
@@ -75,7 +75,7 @@ def make(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _plain(monkeypatch):
-    """The recipe of a model from what the stand-in has of a configuration."""
+    """Takes the model's recipe from the stand-in configuration."""
     monkeypatch.setattr(study, "flatten", lambda config: {"model.name": config.model.name})
 
 
@@ -102,7 +102,7 @@ def test_a_result_is_computed_once(make, computed, capsys):
     assert computed == [("cell", 1.5)]
     assert again.numbers == first.numbers == {"value": 1.5}
     np.testing.assert_array_equal(again.arrays["a"], [1.5, 1.5, 1.5])
-    assert capsys.readouterr().out.splitlines()[-1] == "cell: kept"
+    assert capsys.readouterr().out.splitlines()[-1] == "cell: already computed"
 
 
 def test_every_part_of_the_recipe_counts(make, computed):
@@ -199,13 +199,13 @@ def test_the_papers_findings_hold_for_the_papers_tables(columns):
     text = "\n".join(quality.lines(table1(columns)))
     few = texts.listed(s for s in columns if s < 1000)
     assert f"| eta = 0 is below every other row at S = {few} | yes" in text
-    assert "| at S = 10 it gets worse row by row, σ̂ last | yes (4 of 4) | yes (4 of 4)" in text
-    assert "| at S = T = 1000 σ̂ is below every other row | yes (4 of 4)" in text
-    assert f"* The lowest FD is that of eta = 0 at S = {few}; of σ̂ at S = 1000." in text
     assert (
-        "the network's own error"
-        not in text.split("What the paper finds")[0].split("falls from")[1]
+        "| at S = 10 each row is worse than the one above, σ̂ last | yes (4 of 4) | yes (4 of 4)"
+        in text
     )
+    assert "| at S = T = 1000 σ̂ is below every other row | yes (4 of 4)" in text
+    assert f"* Lowest FD in each column: eta = 0 at S = {few}; σ̂ at S = 1000." in text
+    assert "network's own error" not in text.split("The paper's findings")[0].split("falls from")[1]
     assert "At S = 10 σ̂ is the worst of 5 rows by FD" in text
     assert "At S = 1000 σ̂ is the best of 5 rows by FD" in text
 
@@ -219,11 +219,14 @@ def test_the_papers_table_is_printed():
 
 
 def test_a_table_of_another_shape_is_told_as_it_is():
-    """With the rows upside down the paper's findings fail, and the text says so."""
+    """With the rows reversed the paper's findings fail, and the text says so."""
     upside_down = {s: row[::-1] for s, row in CIFAR10.items()}
     text = "\n".join(quality.lines(table1(upside_down)))
-    assert "The lowest FD is that of σ̂ at S = 10 and 100; of eta = 0 at S = 1000." in text
-    assert "| at S = 10 it gets worse row by row, σ̂ last | no (0 of 4) | no (0 of 4) |" in text
+    assert "Lowest FD in each column: σ̂ at S = 10 and 100; eta = 0 at S = 1000." in text
+    assert (
+        "| at S = 10 each row is worse than the one above, σ̂ last | no (0 of 4) | no (0 of 4) |"
+        in text
+    )
     assert "| at S = T = 1000 σ̂ is below every other row | no (3 of 4)" in text
     assert "At S = 10 σ̂ is the best of 5 rows" in text
 
@@ -242,7 +245,7 @@ def test_the_best_cell_stands_beside_real_images():
     real = {"fd": 1.585, "kid": 0.001, "kid_std": 0.01, "kid_block": 10}
     text = "\n".join(quality.lines(table1(CIFAR10, held_out=real)))
     assert "the lowest FD of the table, 3.17 (σ̂, S = 1000), is 2.00 times that" in text
-    assert "nothing real stands beside" in "\n".join(quality.lines(table1(CIFAR10)))
+    assert "no real images to compare with" in "\n".join(quality.lines(table1(CIFAR10)))
 
 
 def test_few_samples_are_said_to_bias_the_distance():
@@ -256,7 +259,7 @@ def test_few_samples_are_said_to_bias_the_distance():
 def test_a_line_through_points_on_it_and_through_a_hill():
     line = timing.fitted([10, 20, 1000], [1.7, 2.2, 51.2])
     assert line == pytest.approx((0.05, 1.2, 1.0), abs=1e-9)
-    assert timing.fitted([0, 1, 2], [0.0, 1.0, 0.0]).r2 == 0  # a constant explains as much
+    assert timing.fitted([0, 1, 2], [0.0, 1.0, 0.0]).r2 == 0  # no better than a constant
 
 
 def timed(seconds, ddim, ddpm):
@@ -292,8 +295,11 @@ def test_linear_or_not_is_read_from_the_fit():
 @pytest.mark.parametrize(
     "ddim, told",
     [
-        ((5, 2.9, 2), "10 times as fast at S = 100, with a KID better than its (2.900"),
-        ((5, 3.1, 2), "10 times as fast at S = 100, with a KID within the spread of its (3.100"),
+        ((5, 2.9, 2), "10 times as fast at S = 100, with a KID better than DDPM's (2.900"),
+        (
+            (5, 3.1, 2),
+            "10 times as fast at S = 100, with a KID within the spread of DDPM's (3.100",
+        ),
         ((2, 5, 5), "100 times as fast at S = 10"),
         ((5, 4, 2), "does not reach its KID of 3.000 ± 0.100"),
     ],
@@ -322,7 +328,7 @@ def test_consistency_is_told_from_its_numbers():
     record |= {"distance": [2.0, 1.0, 0.0], "found": [0.75, 1.0, 1.0], "between": 8.0}
     text = "\n".join(consistency.lines(record))
     assert "| 10 | 2.00 ± 0.100 | 0.25 | 75% |" in text
-    assert "The distance falls with every step up in S. At S = 10 it is 25%" in text
+    assert "The distance falls with every increase of S. At S = 10 it is 25%" in text
     text = "\n".join(consistency.lines(record | {"distance": [2.0, 3.0, 0.0]}))
     assert "The distance does not fall with S." in text
 
@@ -366,8 +372,8 @@ def test_evenness_of_a_straight_path_and_of_a_jump():
     jump = np.array([[[0.0], [0], [0], [6]]])
     assert interpolation.evenness(jump) == pytest.approx({"ends": 6, "step": 2, "largest": 6})
     record = {"steps": 50, "pairs": 1, "network": "X"}
-    assert "nowhere jumps" in "\n".join(interpolation.lines(record | interpolation.evenness(even)))
-    assert "jumps somewhere" in "\n".join(
+    assert "does not jump" in "\n".join(interpolation.lines(record | interpolation.evenness(even)))
+    assert "jumps at least once" in "\n".join(
         interpolation.lines(record | interpolation.evenness(jump))
     )
 
@@ -391,8 +397,8 @@ def test_a_known_model_reconstructs_better_with_more_steps_and_with_refinement(m
     assert plain[2] > 100 * once[2] > 0
     assert once[0] > 100 * thrice[0]
     text = "\n".join(reconstruction.lines(record))
-    assert "* refine = 0: the error falls with every step up in S" in text
-    assert "times smaller, at least 10 times" in text
+    assert "* refine = 0: the error falls with every increase of S" in text
+    assert "times smaller, at least the expected 10 times" in text
 
 
 def test_errors_that_do_not_behave_are_told():
@@ -402,8 +408,10 @@ def test_errors_that_do_not_behave_are_told():
     ]
     text = "\n".join(reconstruction.lines({"steps": [10, 20, 50], "num": 4, "rows": rows}))
     assert "refine = 0: the error does **not** fall from S = 20 to 50 (0.020 to 0.030)" in text
-    assert "refine = 1: the error falls with every step up in S, from 0.10 to 0.0050" in text
-    assert "refine = 1 makes the error 6.0 times smaller, **less than** 10 times" in text
+    assert "refine = 1: the error falls with every increase of S, from 0.10 to 0.0050" in text
+    assert (
+        "refine = 1 makes the error 6.0 times smaller, **less than** the expected 10 times" in text
+    )
 
 
 # -- equations 13-14 ---------------------------------------------------------------------
@@ -433,7 +441,7 @@ def test_the_path_of_euler_for_a_model_with_one_noise(make):
 
 
 def test_another_path_is_told_apart(make, monkeypatch):
-    """DDIM with noise in it is not Euler's method, and the check sees it."""
+    """DDIM with noise added is not Euler's method, and the check detects it."""
     noisy = jaxddim.ddim_step
     monkeypatch.setattr(
         ode.jaxddim,

@@ -280,7 +280,7 @@ def _convolutions() -> Iterator[list[str]]:
 
 
 def _graph_names() -> Iterator[str]:
-    """Their names in TensorFlow's graph: `conv_1` is the second, `mixed_3` the fourth block."""
+    """Names in TensorFlow's graph: `conv_1` is the second one, `mixed_3` the fourth block."""
 
     def numbered(name: str, i: int) -> str:
         return f"{name}_{i}" if i else name
