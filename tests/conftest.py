@@ -1,9 +1,6 @@
 """Property tests: the same examples on every machine, and no deadline, since some compile."""
 
 import hypothesis
-import jax
-
-jax.config.update("jax_cpu_enable_async_dispatch", False)  # commands need it before JAX starts
 
 hypothesis.settings.register_profile(
     "jaxddim", deadline=None, derandomize=True, database=None, max_examples=50

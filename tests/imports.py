@@ -5,8 +5,8 @@ A room is a folder below a package, with all that lies in it, or a module that l
 
 import ast
 import functools
+import os
 import statistics
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,11 +102,15 @@ def inside(name: str, package: str) -> bool:
 
 
 def files_a_folder() -> Counter[str]:
-    """How many files every folder of the tree holds, of those that git knows or would add."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    paths = [Path(line) for line in listed.stdout.splitlines() if (REPOSITORY / line).exists()]
-    return Counter(str(path.parent) for path in paths)
+    """How many files every folder of the tree holds; what is hidden or made by tools is no part."""
+    found: Counter[str] = Counter()
+    for folder, below, files in os.walk(REPOSITORY):
+        here = Path(folder).relative_to(REPOSITORY)
+        made = {"__pycache__", "build", "dist", "venv"} | ({"runs"} if here == Path() else set())
+        below[:] = [name for name in below if name not in made and name[0] != "."]
+        below[:] = [name for name in below if not name.endswith(".egg-info")]
+        found[str(here)] = sum(name[0] != "." for name in files)
+    return found
 
 
 def mermaid() -> str:

@@ -11,14 +11,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+from jax._src import xla_bridge  # has no public name
 
 from experiments.terminal.files import default_cache_dir
 from jaxddim.cpu.runtime import keep_memory
 
 
 def start() -> None:
-    """Called first by every command, before anything can start a JAX backend."""
-    keep_memory()
+    """Called first by every command, before anything can start a JAX backend.
+
+    Where the caller's process has used JAX before, as a notebook or a test has, its memory is left
+    as it is.
+    """
+    if not xla_bridge.backends_are_initialized():
+        keep_memory()
     switch_on()
 
 

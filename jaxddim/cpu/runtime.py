@@ -39,24 +39,24 @@ def compiler_options() -> dict[str, Any]:
     return options
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
+@functools.cache
 def keep_memory() -> None:
     """Lets this process keep the memory that computations on CPU free, instead of returning it.
 
     A compiled function allocates all its temporary memory at once and frees it at the end. glibc
     gets such large blocks from the operating system every time, page by page as they are touched,
-    which takes up to a sixth of a training step's time. With this setting it takes next to none.
-    In return the process keeps its peak memory, and calls become synchronous: glibc can keep such
-    blocks in the calling thread only.
+    which takes up to a sixth of a training step's time. With these settings it keeps them, for all
+    threads together. In return the process keeps its peak memory.
 
     Call it once, before any other use of JAX, even asking for the devices (but after
-    ``jax.distributed.initialize``). It changes nothing on GPU and TPU, or with a C library other
-    than glibc.
+    ``jax.distributed.initialize``); further calls do nothing. On GPU and TPU, or with a C library
+    other than glibc, memory is returned as before.
 
     Raises:
-      RuntimeError: when a JAX backend has already started.
+      RuntimeError: when a JAX backend has already started, and with it the threads that compute.
     Example:
       >>> import subprocess, sys  # in a new process, as JAX has started in this one
       >>> command = "import jaxddim; jaxddim.keep_memory()"
@@ -67,13 +67,13 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # not glibc
         return
-    if jax.config.read("jax_cpu_enable_async_dispatch"):
-        if xla_bridge.backends_are_initialized():
-            raise RuntimeError(
-                "keep_memory() was called too late: JAX reads the setting only when it starts its "
-                "backend; call it before anything that makes an array or asks for devices"
-            )
-        jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if xla_bridge.backends_are_initialized():
+        raise RuntimeError(
+            "keep_memory() was called too late: JAX has started its backend, whose threads have "
+            "memory of their own; call it before anything that makes an array or asks for devices"
+        )
+    mallopt(_M_ARENA_MAX, 1)
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.default_backend() == "cpu":
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)

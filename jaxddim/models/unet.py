@@ -66,7 +66,7 @@ class ResnetBlock(nn.Module):
         h = nn.swish(norm(name="norm2")(h))
         if train and self.dropout:
             h = _dropout(self.make_rng("dropout"), h, self.dropout)
-        h = conv(kernel_init=_init(0), name="conv2")(h)
+        h = conv(kernel_init=_init(0.0), name="conv2")(h)
         if x.shape[-1] != self.features:
             x = Dense(self.features, dtype=self.dtype, kernel_init=_init(), name="nin_shortcut")(x)
         return x + h
@@ -87,7 +87,7 @@ class Attention(nn.Module):
         logits = jnp.einsum("bqc,bkc->bqk", q * c**-0.5, k, preferred_element_type=jnp.float32)
         weights = nn.softmax(logits, axis=-1).astype(self.dtype)
         h = jnp.einsum("bqk,bkc->bqc", weights, v)
-        return x + dense(kernel_init=_init(0), name="proj_out")(h.reshape(x.shape))
+        return x + dense(kernel_init=_init(0.0), name="proj_out")(h.reshape(x.shape))
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
@@ -219,7 +219,7 @@ class UNet(nn.Module):
                 h = conv(features, name=f"up_{level}_upsample")(upsample(h))
 
         h = nn.swish(GroupNorm(self.groups, dtype=self.dtype, name="norm_out")(h))
-        h = conv(out_channels * self.patch**2, kernel_init=_init(0), name="conv_out")(h)
+        h = conv(out_channels * self.patch**2, kernel_init=_init(0.0), name="conv_out")(h)
         return depth_to_space(h, self.patch).astype(jnp.float32)
 
     def _check(self, x: jax.Array, index: jax.Array, label: jax.Array | None) -> None:

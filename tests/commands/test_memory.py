@@ -1,6 +1,7 @@
 """Commands that train keep the memory of their computations, as the kernel's count tells."""
 
 import ctypes
+import itertools
 import resource
 import statistics
 import subprocess
@@ -40,7 +41,7 @@ def test_a_step_of_training_takes_no_memory_anew(root, tmp_path):
             found.append(line)
             if len(found) == LINES:
                 break
-        pairs = zip(found, found[1:], strict=False)
+        pairs = itertools.pairwise(found)
         return statistics.median((b.faults - a.faults) / (b.step - a.step) for a, b in pairs)
 
     assert faults("-c", FORGETS) > 10_000

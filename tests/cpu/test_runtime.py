@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxddim
+from jaxddim.cpu import runtime
 from tests import tiny
 
 
@@ -71,3 +72,14 @@ def test_kept_memory_is_not_asked_for_again():
 
     assert statistics.median(last_calls("")) > 20_000
     assert statistics.median(last_calls("keep")) < 1_000
+
+
+def test_keeping_memory_is_refused_when_it_comes_too_late():
+    jax.devices()
+    with pytest.raises(RuntimeError, match=r"too late.*before anything that makes an array"):
+        runtime.keep_memory.__wrapped__()
+
+
+def test_keeping_memory_twice_is_once():
+    code = "import jax, jaxddim\njaxddim.keep_memory()\njax.devices()\njaxddim.keep_memory()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tiny.REPOSITORY)

@@ -13,6 +13,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -29,6 +30,20 @@ SIMPLE = SimpleUNet(channels=(6, 8, 10), time_dim=8)
 SMALL = UNet(channels=8, multipliers=(1, 2), num_blocks=1, attention=(4,), groups=4)
 
 TINY = SMALL.copy(multipliers=(1,), attention=())
+
+
+@pytest.fixture
+def unchecked():
+    """What users see: outside the tests nothing checks the shapes in signatures."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def test_shapes_in_signatures_are_checked_here():
+    variables = MLP().init(jax.random.key(0), jnp.zeros((3, 2)), jnp.zeros(3, jnp.int32))
+    with pytest.raises(jaxtyping.TypeCheckError, match="index"):
+        MLP().apply(variables, jnp.zeros((3, 2)), jnp.zeros(4, jnp.int32))
 
 
 def images(batch=2, height=8, width=8, seed=0):
@@ -696,6 +711,7 @@ X, INDEX = jax.ShapeDtypeStruct((2, 8, 8, 3), "float32"), jax.ShapeDtypeStruct((
         (MLP(), X, INDEX, r"\[b, d\]"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_what_cannot_work_is_said(model, x, index, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(model.init, jax.random.key(0), x, index)
@@ -710,6 +726,7 @@ def test_what_cannot_work_is_said(model, x, index, message):
         (SMALL.copy(num_classes=0), None, "num_classes=0"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_a_wrong_label_is_said(model, label, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(model.init, jax.random.key(0), X, INDEX, label=label)

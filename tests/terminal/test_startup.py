@@ -1,5 +1,6 @@
 """Compiled functions are cached in the user's cache folder, unless the user says otherwise."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -90,8 +91,37 @@ def test_commands_switch_it_on(words, tmp_path, monkeypatch):
     assert folder_in_use() == str(tmp_path / "cache" / "jaxddim" / "compiled")
 
 
-def test_imports_change_no_setting():
-    code = "import experiments.train, experiments.sample, jaxddim.models, jax\n"
-    code += "assert jax.config.jax_compilation_cache_dir is None"
+COMMANDS = sorted(path.stem for path in (tiny.REPOSITORY / "experiments").glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_importing_a_command_changes_no_setting_and_starts_no_backend(name):
+    code = f"import experiments.{name}, jax\n"
+    code += "from jax._src import xla_bridge\n"
+    code += "assert jax.config.jax_compilation_cache_dir is None\n"
+    code += "assert not xla_bridge.backends_are_initialized()"
     environment = {"JAX_PLATFORMS": "cpu", "HOME": "/proc/none"}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tiny.REPOSITORY, env=environment)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_nothing_is_cached_where_time_is_taken_and_the_setting_returns(enabled, tmp_path):
+    jax.config.update("jax_enable_compilation_cache", enabled)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
+    for name, value in tiny.KEPT.items():
+        jax.config.update(name, value)
+    for error in (None, KeyError):
+        with contextlib.suppress(KeyError), startup.switched_off():
+            jax.jit(lambda x: x * 5 + 0.5)(1.0)
+            if error:
+                raise error
+        assert jax.config.jax_enable_compilation_cache is enabled
+    assert not (tmp_path / "mine").exists() or not list((tmp_path / "mine").iterdir())
+    jax.jit(lambda x: x * 7 + 0.7)(1.0)
+    assert (tmp_path / "mine").exists() is enabled
+
+
+def test_a_process_that_has_used_jax_keeps_its_memory_as_it_is(monkeypatch):
+    jax.devices()
+    monkeypatch.setattr(startup, "keep_memory", None)
+    startup.start()

@@ -337,3 +337,35 @@ def test_impossible_options_are_errors(options, match):
 def test_zero_terminal_snr_trains_with_v():
     state, step = setup(schedule=jaxddim.zero_terminal_snr(SCHEDULE), kind="v")
     chex.assert_tree_all_finite(run(state, jax.jit(step), 5))
+
+
+# -- steps of the user's own ----------------------------------------------------------
+
+
+def forwarded(step):
+    return lambda state, batch, axis_name=None: step(state, batch, axis_name=axis_name)
+
+
+def with_any_option(step):
+    @functools.wraps(step)
+    def wrapper(*args, **options):
+        return step(*args, **options)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("wrap", [forwarded, with_any_option, lambda step: step])
+def test_a_wrapped_step_that_passes_its_axis_on_is_the_step(wrap):
+    batch = jnp.ones((1, 4, 2))
+    expected = jaxddim.pmap_step(setup()[1])(setup()[0], batch)
+    chex.assert_trees_all_equal(jaxddim.pmap_step(wrap(setup()[1]))(setup()[0], batch), expected)
+
+
+def test_a_step_that_cannot_average_over_devices_is_refused():
+    state, step = setup()
+    for hidden in (lambda state, batch: step(state, batch), jax.jit(lambda s, b: step(s, b))):
+        with pytest.raises(ValueError, match="takes no axis_name"):
+            jaxddim.pmap_step(hidden)
+    deaf = jaxddim.pmap_step(lambda state, batch, axis_name=None: step(state, batch))
+    with pytest.raises(ValueError, match="does not use its axis_name='batch'"):
+        deaf(state, jnp.ones((1, 4, 2)))
