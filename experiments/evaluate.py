@@ -61,8 +61,9 @@ def evaluate(config: EvaluateConfig) -> None:
     """Measures the samples, saves the record and prints it.
 
     Raises:
-      UserError: for a folder without a run or without its images, invalid settings, missing
-        weights, or an output that cannot be written.
+      RunError: for a folder without a run, or one whose images are others now.
+      UserError: for missing images, invalid settings, missing weights, or an output that cannot be
+        written.
     """
     began = time.perf_counter()
     check(config)

@@ -102,8 +102,9 @@ def paper(config: PaperConfig) -> None:
     """Measures what has not been saved yet, and writes the report.
 
     Raises:
-      UserError: for a folder without a run or without its images, invalid settings, missing
-        weights, or a folder that cannot be written to.
+      RunError: for a folder without a run, or one whose images are others now.
+      UserError: for missing images, invalid settings, missing weights, or a folder that cannot be
+        written to.
     """
     began = time.perf_counter()
     check(config)

@@ -36,8 +36,8 @@ def sample(config: SampleConfig) -> None:
     """Draws the images and writes them.
 
     Raises:
-      UserError: for a folder without a run, a missing checkpoint, an invalid grid or eta, or an
-        output that cannot be written.
+      RunError: for a folder without a run, a missing checkpoint or an invalid grid.
+      UserError: for an invalid eta, or an output that cannot be written.
     """
     check(config)
     run = trained.restore(config.workdir, config.checkpoint, config.weights)

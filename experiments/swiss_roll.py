@@ -62,7 +62,8 @@ def swiss_roll(config: SwissRollConfig) -> None:
     """Trains, measures and plots.
 
     Raises:
-      UserError: for invalid settings, or a workdir that holds another run.
+      RunError: for a workdir that holds another run.
+      UserError: for invalid settings.
     """
     check(config)
     console = Console(highlight=False, soft_wrap=True)

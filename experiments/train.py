@@ -63,8 +63,8 @@ def open_run(config: Config, console: Console) -> tuple[data.Dataset, data.Datas
     Records a new run; a resumed run must match its record.
 
     Raises:
-      UserError: when there are no images, or the folder cannot be written to.
-      RunError: when the folder holds another run.
+      UserError: when there are no images.
+      RunError: when the folder holds another run, or cannot be written to.
     """
     found = record.read(config.workdir)
     if found and config.data.source == "auto":

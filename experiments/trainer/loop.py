@@ -104,7 +104,7 @@ def train(
     step_fn, state, place, single = compiled_step(setup, state)
     validate = validation.make_validation(config, setup.model, setup.schedule, held_out)
     draw = previews.make_sampler(config, setup.model, setup.schedule)
-    placed = ahead(map(place, batches))
+    placed = map(place, batches)
     with monitor.stop_signals() as stopped:
         with console.status("compiling the training step"):
             started = time.perf_counter()
@@ -132,18 +132,6 @@ def train(
         return 128 + stopped[0]
     console.print(f"done: {total} steps; pictures are in {Path(config.workdir) / 'samples'}")
     return 0
-
-
-def ahead(batches: Iterator[Any]) -> Iterator[Any]:
-    """The batches, each asked for one step before it is taken, so that its transfer has ended.
-
-    Besides, a step whose arguments are ready is computed on CPU by the thread that calls it, where
-    `jaxddim.keep_memory` has an effect.
-    """
-    waiting = next(batches)
-    for batch in batches:
-        yield jax.block_until_ready(waiting)
-        waiting = batch
 
 
 def compiled_step(
