@@ -1,4 +1,4 @@
-"""python benchmarks/equality.py BEFORE AFTER: whether two checkouts compute the same, bit for bit.
+"""python -m benchmarks.equality --checkouts BEFORE AFTER: do both compute the same, bit for bit?
 
 Each checkout trains a `tiny` run, samples from it, evaluates it, makes the paper's report and the
 swiss roll, all by its own commands, with caches of its own. What they left is compared: parameters
@@ -11,23 +11,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments.terminal import cli
+from experiments.terminal.errors import UserError
+
 RUN = ["--workdir", "runs/tiny"]
-POINTS = [
-    "--networks",
-    "2",
-    "--train-steps",
-    "40",
-    "--num-points",
-    "128",
-    "--evaluations",
-    "5",
-    "10",
-]
+POINTS = ["--networks", "2", "--train-steps", "40", "--num-points", "128"]
 COMMANDS = [
     ["train", *RUN, "--config", "tiny", "--data.data-dir", "tfds"],
     ["sample", *RUN, "--num", "6", "--steps", "7", "--out", "ddim.npz"],
@@ -36,20 +30,34 @@ COMMANDS = [
     ["sample", *RUN, "--num", "4", "--weights", "raw", "--out", "grid.png"],
     ["evaluate", *RUN, "--num", "32", "--steps", "5", "--out", "evaluation.json"],
     ["paper", *RUN, "--num", "8", "--max-steps", "20", "--out", "paper"],
-    ["swiss_roll", "--workdir", "runs/roll", *POINTS],
+    ["swiss_roll", "--workdir", "runs/roll", *POINTS, "--evaluations", "5", "10"],
 ]
 VARYING = {"seconds", "date", "versions", "rounds", "compiling", "ddpm_seconds", "line", "recipe"}
 VARYING |= {"images_per_second", "files", "cache_dir"}
 """Names in records whose values are times, or follow from them."""
 
 
+@dataclass(frozen=True)
+class EqualityConfig:
+    """Compare what two checkouts of this project compute, bit for bit."""
+
+    checkouts: tuple[str, str] = ("", "")
+    """Folders of the two checkouts."""
+
+
 def compute(checkout: Path, home: Path) -> None:
-    """Runs every command of a checkout in a folder of its own."""
+    """Runs every command of a checkout in a folder of its own.
+
+    Raises:
+      UserError: when a command fails.
+    """
     places = {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "JAX_PLATFORMS": "cpu"}
     environment = os.environ | places | {"PYTHONPATH": str(checkout)}
     for name, *flags in COMMANDS:
         command = [sys.executable, "-m", f"experiments.{name}", *flags]
-        subprocess.run(command, cwd=home, env=environment, check=True, stdout=subprocess.DEVNULL)
+        code = subprocess.run(command, cwd=home, env=environment, stdout=subprocess.DEVNULL)
+        if code.returncode:
+            raise UserError(f"{checkout}: experiments.{name} ended with {code.returncode}")
 
 
 def found(home: Path) -> Iterator[tuple[str, Any]]:
@@ -120,27 +128,28 @@ def gap(a: Any, b: Any) -> float:
         return float("inf")
 
 
-def main(before: str, after: str) -> int:
-    """Computes and compares; the exit code is 1 where anything differs."""
+def main(config: EqualityConfig) -> int:
+    """Computes and compares; the exit code is 1 if anything differs."""
+    for checkout in config.checkouts:
+        if not (Path(checkout) / "experiments" / "train.py").exists():
+            raise UserError(f"--checkouts: {checkout or 'nothing'} is not a checkout of jaxddim")
+    results = []
     with tempfile.TemporaryDirectory() as root:
-        results = []
-        for i, checkout in enumerate((before, after)):
-            home = Path(checkout)
-            if not (home / "evaluation.json").exists():  # else what an earlier call computed
-                home = Path(root) / str(i)
-                home.mkdir()
-                compute(Path(checkout).resolve(), home)
+        for i, checkout in enumerate(config.checkouts):
+            home = Path(root) / str(i)
+            home.mkdir()
+            compute(Path(checkout).resolve(), home)
             results.append(dict(found(home)))
-        names = results[0].keys() | results[1].keys()
-        unequal = 0
-        for name in sorted(names):
-            a, b = (result.get(name) for result in results)
-            what = "only in one" if a is None or b is None else difference(a, b)
-            unequal += bool(what)
-            print(f"{name}: {what or f'the same ({len(a or ())} values)'}")
+    names = results[0].keys() | results[1].keys()
+    unequal = 0
+    for name in sorted(names):
+        a, b = (result.get(name) for result in results)
+        what = "only in one" if a is None or b is None else difference(a, b)
+        unequal += bool(what)
+        print(f"{name}: {what or f'the same ({len(a or ())} values)'}")
     print(f"{len(names) - unequal} of {len(names)} the same")
     return int(bool(unequal))
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    cli.run(main, EqualityConfig, computes=False)

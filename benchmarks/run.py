@@ -36,7 +36,7 @@ class BenchmarkConfig:
     networks: tuple[Literal["simple", "unet"], ...] = ("simple", "unet")
     """Networks for steps, peak and memory: SimpleUNet at 64x64, UNet at 32x32."""
     batches: tuple[int, ...] = (8, 32)
-    """Batch sizes for steps; peak takes the first."""
+    """Batch sizes for steps and memory; peak takes the first."""
     rounds: int = 9
     """Timed rounds of each contender."""
     turn: float = 1.0

@@ -5,13 +5,15 @@ lines that it prints, and page faults a step from the kernel's count for its pro
 stopped before its last step, so that validation and sampling take no part.
 """
 
+import contextlib
+import itertools
 import os
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,8 +53,8 @@ class Line(NamedTuple):
     faults: int
 
 
-def lines(command: list[str], **options: Any) -> Iterator[Line]:
-    """Starts a trainer, yields its lines, and stops it when no more are wanted."""
+def lines(command: list[str], **options: Any) -> Generator[Line, None, None]:
+    """Starts a trainer, yields its lines, and stops it when closed."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options) as process:
         assert process.stdout is not None
         try:
@@ -77,16 +79,14 @@ def measure(checkout: str, home: Path, config: TrainerConfig) -> tuple[float, fl
     with tempfile.TemporaryDirectory(dir=home) as workdir:
         command = [sys.executable, "-m", "experiments.train", "--config", config.config]
         environment = os.environ | {"HOME": str(home), "XDG_CACHE_HOME": str(home)}
-        found = []
-        for line in lines(
+        trainer = lines(
             [*command, "--workdir", workdir, *loop, *never],
             cwd=checkout,
             env=environment,
             stderr=subprocess.DEVNULL,
-        ):
-            found.append(line)
-            if len(found) == config.lines:
-                break
+        )
+        with contextlib.closing(trainer):
+            found = list(itertools.islice(trainer, config.lines))
         if len(found) < 2:
             raise UserError(f"{checkout}: the trainer ended after {len(found)} lines")
     first, last = found[0], found[-1]

@@ -134,23 +134,23 @@ def read(config: EvaluateConfig, run: Trained) -> np.ndarray:
     """
     path, size = Path(str(config.samples)).expanduser(), run.config.data.image_size
     try:
-        images = _read_npz(path) if path.suffix == ".npz" else _read_folder(path)
+        found = _read_npz(path) if path.suffix == ".npz" else _read_folder(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             f"--samples {path} cannot be read ({' '.join(str(error).split())}): give a FILE.npz or "
             "a folder of PNGs, as experiments.sample writes them"
         ) from None
-    if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
+    if found.dtype != np.uint8 or found.shape[1:] != (size, size, 3):
         raise UserError(
-            f"--samples {path} holds {images.dtype} {list(images.shape)}: expected uint8 "
+            f"--samples {path} holds {found.dtype} {list(found.shape)}: expected uint8 "
             f"[n, {size}, {size}, 3], like the run's images"
         )
-    num = len(images) if config.num is None else config.num
-    if not FEWEST <= num <= len(images):
+    num = len(found) if config.num is None else config.num
+    if not FEWEST <= num <= len(found):
         raise UserError(
-            f"--samples {path} holds {len(images)} images: expected {max(num, FEWEST)} or more"
+            f"--samples {path} holds {len(found)} images: expected {max(num, FEWEST)} or more"
         )
-    return images[:num]
+    return found[:num]
 
 
 def _read_npz(path: Path) -> np.ndarray:
@@ -161,13 +161,13 @@ def _read_npz(path: Path) -> np.ndarray:
 def _read_folder(path: Path) -> np.ndarray:
     from PIL import Image
 
-    images = []
+    found = []
     for file in sorted(path.glob("*.png")):
         with Image.open(file) as image:
-            images.append(np.asarray(image.convert("RGB")))
-    if not images:
+            found.append(np.asarray(image.convert("RGB")))
+    if not found:
         raise ValueError("no PNG in it" if path.is_dir() else "no such folder")
-    return np.stack(images)
+    return np.stack(found)
 
 
 def default_out(config: EvaluateConfig, run: Trained) -> Path:

@@ -110,14 +110,14 @@ def paper(config: PaperConfig) -> None:
     check(config)
     study = open_study(config)
     try:
-        records = {name: PARTS[name].measure(study) for name in config.parts}
-        record = describe(config, study) | {"parts": records}
+        parts = {name: PARTS[name].measure(study) for name in config.parts}
+        record = describe(config, study) | {"parts": parts}
         record["seconds"] = round(time.perf_counter() - began, 1)
         save_json(study.folder / "report.json", record)
         (study.folder / "report.md").write_text(markdown(record))
     except OSError as error:
         raise UserError(f"--out {study.folder} cannot be written to ({error.strerror})") from None
-    print(f"{study.folder / 'report.md'}: {', '.join(records)}")
+    print(f"{study.folder / 'report.md'}: {', '.join(parts)}")
 
 
 def check(config: PaperConfig) -> None:

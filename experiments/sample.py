@@ -29,7 +29,7 @@ class SampleConfig(DrawConfig):
     out: str = ""
     """FILE.png (a grid), FILE.npz (uint8 array "images") or DIR (one PNG per image)."""
     batch_size: int = 64
-    """Images computed and written at a time; does not change any pixel."""
+    """Images written at a time; does not change any pixel."""
 
 
 def sample(config: SampleConfig) -> None:

@@ -102,17 +102,17 @@ def check(config: Config) -> None:
         raise UserError(f"--seed must lie in [0, 2^32), got {config.seed}")
     if config.data.image_size < 1:
         raise UserError(f"--data.image-size must be at least 1, got {config.data.image_size}")
-    loop, optim = config.train, config.optim
-    for name, value in dataclasses.asdict(loop).items():
+    training, optim = config.train, config.optim
+    for name, value in dataclasses.asdict(training).items():
         if value is not None and value < 1:
             raise UserError(f"--train.{name.replace('_', '-')} must be at least 1, got {value}")
-    if loop.steps is None and loop.epochs is None:
+    if training.steps is None and training.epochs is None:
         raise UserError("how long to train? give --train.steps or --train.epochs")
     devices = jax.local_device_count()
-    if loop.batch_size % (devices * loop.accumulate):
+    if training.batch_size % (devices * training.accumulate):
         raise UserError(
-            f"--train.batch-size {loop.batch_size} must be divisible by {devices} device(s) x "
-            f"--train.accumulate {loop.accumulate}"
+            f"--train.batch-size {training.batch_size} must be divisible by {devices} device(s) x "
+            f"--train.accumulate {training.accumulate}"
         )
     if not 0 < optim.learning_rate < math.inf:
         raise UserError(f"--optim.learning-rate must be positive, got {optim.learning_rate}")
@@ -126,7 +126,7 @@ def check(config: Config) -> None:
             f"{optim.warmup_steps}"
         )
     with user_mistakes():
-        jaxddim.timesteps(config.diffusion.num_steps, loop.sample_steps)
+        jaxddim.timesteps(config.diffusion.num_steps, training.sample_steps)
 
 
 if __name__ == "__main__":

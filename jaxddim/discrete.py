@@ -18,9 +18,9 @@ deterministic as a discrete step can be. This is eta = 0, as in the Gaussian cas
     sigma = (1 - alpha_bar_s) / (1 - alpha_bar_t) * (1 - eta (1 - alpha_bar_t / alpha_bar_s)),
 
 A value is then drawn from 1_K with probability eta (1 - alpha_bar_s) (1 - alpha_bar_t /
-alpha_bar_s), which is smaller for shorter steps. With eta = 1, x_t has the weight that the Markov
-chain's posterior gives it wherever x_t differs from x_0. No sigma gives that chain itself: by
-Bayes' rule its posterior at x_t = x_0 is a product, not a mixture with these weights.
+alpha_bar_s), which for a given s is smaller for shorter steps. With eta = 1, x_t has the weight
+that the Markov chain's posterior gives it wherever x_t differs from x_0. No sigma gives that chain
+itself: by Bayes' rule its posterior at x_t = x_0 is a product, not a mixture with these weights.
 
 In the model, the network's distribution f(x_t) replaces x_0: p(x_s | x_t) is
 q_sigma(x_s | x_t, f(x_t)). Times, schedules and grids are those of the rest of the package.

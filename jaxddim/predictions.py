@@ -9,8 +9,8 @@ r"""What a network predicts, and how each kind is converted to the pair (x_0, ep
 The score is the gradient of log q(x_t | x_0). Every conversion goes through the
 pair: to convert an eps-network's output to v, call `from_eps` and then `target`.
 
-`as_denoiser` is the one place where these conversions are applied to a network, and the
-one that knows that networks take the 0-based index t - 1.
+For sampling, `as_denoiser` applies these conversions to a network, and calls it with the
+0-based index t - 1.
 """
 
 from collections.abc import Callable

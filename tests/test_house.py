@@ -54,7 +54,7 @@ def test_the_core_needs_jax_numpy_and_optax_alone():
         assert all(is_core(other) for other in imports.graph()[name]), name
 
 
-def test_what_is_for_processors_needs_jax_alone():
+def test_what_is_for_processors_needs_jax_and_numpy_alone():
     for name in filter(lambda name: imports.room(name) == "jaxddim.cpu", imports.modules()):
         assert imports.outside(name) - sys.stdlib_module_names <= {"jax", "numpy"}, name
         assert {imports.room(other) for other in imports.graph()[name]} <= {"jaxddim.cpu"}, name

@@ -1,8 +1,8 @@
 """The two networks in PyTorch, layer for layer, with weights copied from ours, for comparison.
 
-Written like the official code (convolutions for the 1x1 layers, GroupNorm and SiLU as modules), but
-with PyTorch's fused attention, its fastest here. Modules have the same names as ours, so one rule
-copies all weights.
+Written like the official code (convolutions for the 1x1 layers, GroupNorm as a module), but with
+PyTorch's fused attention, its fastest here. Modules have the same names as ours, so one rule copies
+all weights.
 """
 
 import itertools

@@ -3,8 +3,8 @@
 A picture is painted from back to front (painter's algorithm): backdrop, shadow, underside, top
 faces, the end that the camera sees, the near flank, the windows, the wheels. Light comes from
 above: faces that look up are brighter than the paint, upright ones darken towards the bottom.
-car_designs draws the random quantities, car_shapes lays out the faces, and car_canvas turns them
-into pixels.
+`designs` draws the random quantities, `shapes` lays out the faces, and `canvas` turns them into
+pixels.
 
 Picture i depends only on (seed, i, size), and its design only on (seed, i).
 """

@@ -1,4 +1,4 @@
-"""Decoding: one encoded picture of any kind -> uint8 [size, size, 3]."""
+"""Pictures to be decoded, and decoding: one encoded picture -> uint8 [size, size, 3]."""
 
 import difflib
 from collections.abc import Callable, Sequence

@@ -48,12 +48,14 @@ def keep_memory() -> None:
 
     A compiled function allocates all its temporary memory at once and frees it at the end. glibc
     gets such large blocks from the operating system every time, page by page as they are touched,
-    which takes up to a sixth of a training step's time. With these settings it keeps them, for all
-    threads together. In return the process keeps its peak memory.
+    which takes part of a step's time (README, "Speed"). With these settings it keeps them, for all
+    threads together. In return the process keeps its peak memory, and a call on CPU returns when
+    its computation is done.
 
     Call it once, before any other use of JAX, even asking for the devices (but after
-    ``jax.distributed.initialize``); further calls do nothing. On GPU and TPU, or with a C library
-    other than glibc, memory is returned as before.
+    ``jax.distributed.initialize``); further calls do nothing. On GPU and TPU memory is returned as
+    before, but threads of the host share one heap; with a C library other than glibc nothing
+    changes.
 
     Raises:
       RuntimeError: when a JAX backend has already started, and with it the threads that compute.

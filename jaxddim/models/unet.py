@@ -8,10 +8,10 @@
              attention, block at the smallest; `num_blocks + 1` blocks at each size on
              concat(h, skip) and upsampling between sizes; conv_out(swish(GN(h)))
 
-Every convolution's output on the way down is a skip, used in reverse order on the way up. Modules
-are named as in the official PyTorch code with `.` replaced by `_` (`down.0.block.1.conv1` is
-`down_0_block_1/conv1`, `temb.dense.0` is `temb_dense_0`), so that published weights can be copied.
-1x1 convolutions are `Dense`: the same map, and faster on CPU.
+On the way down, conv_in, each block (after its attention) and each downsampling output a skip, used
+in reverse order on the way up. Modules are named as in the official PyTorch code with `.` replaced
+by `_` (`down.0.block.1.conv1` is `down_0_block_1/conv1`, `temb.dense.0` is `temb_dense_0`), so that
+published weights can be copied. 1x1 convolutions are `Dense`: the same map, and faster on CPU.
 
 Initialisation is that of the DDPM code in TensorFlow: uniform with variance 1 / fan_avg, and
 almost zero (scale 1e-10) for the last layer of each block and of the network, so that each block

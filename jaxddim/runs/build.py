@@ -36,7 +36,7 @@ class Setup(NamedTuple):
 
 
 def build(config: Config, axis_name: str | None = None) -> Setup:
-    """Everything that a configuration describes; nothing is computed yet.
+    """Everything that a configuration describes, except the state.
 
     Args:
       config: configuration of the run.

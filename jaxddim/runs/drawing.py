@@ -83,8 +83,8 @@ def time_grid(config: DrawConfig, run: Trained) -> jax.Array:
 def chunk_size(run: Trained) -> int:
     """Images per call of the network on this backend.
 
-    Float32 sums depend on array shapes, so this number n depends on the network alone: the compiled
-    function always makes images c n .. (c + 1) n - 1, and a batch is cut from these.
+    Float32 sums depend on array shapes, so this number n does not depend on what is asked for: the
+    compiled function always makes images c n .. (c + 1) n - 1, and a batch is cut from these.
     """
     if jax.default_backend() != "cpu":
         return 64

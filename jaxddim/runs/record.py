@@ -27,7 +27,7 @@ def read(workdir: str, command: str = "train") -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text())
         if not isinstance(record["config"], dict) or not record["config"]:
-            raise ValueError("'config' is empty")
+            raise ValueError("'config' holds no settings")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path} is not the record of a run ({error}): name another --workdir"

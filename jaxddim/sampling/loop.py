@@ -4,7 +4,7 @@ For each pair (t, s) of neighbours in the grid
 
     x_s = mean + std * z,    (mean, std) = step(schedule, x_t, denoise_fn(x_t, t), t, s).
 
-Only this loop draws noise. Example i draws the noise of the transition from time t
+Steps draw no noise, the loop does. Example i draws the noise of the transition from time t
 from ``fold_in(key_i, t)``, where ``key_i = fold_in(key, i)``. Hence image i does not
 depend on the batch size, and a run that is stopped at some time of its grid and
 resumed there draws the same noise as an uninterrupted one.

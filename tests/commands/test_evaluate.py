@@ -9,22 +9,17 @@ import pytest
 from PIL import Image
 
 from experiments import evaluate, sample
-from experiments.evaluation import (
-    frechet,
-    kid,
-    likelihoods,
-    manifolds,
-    references,
-)
+from experiments.evaluation import frechet, kid, likelihoods, manifolds, references
 from experiments.evaluation import images as run_images
 from experiments.evaluation.features import loading, networks
 from experiments.evaluation.metrics import DEFAULT
+from jaxddim.runs import drawing
 from tests import tiny
 from tests.evaluation.test_features import random_weights, saved
 from tests.terminal.test_cli import assert_mistake
 
 root = tiny.root
-NUM = 10  # not a multiple of the images at a time: 4 when sampling, 16 for features
+NUM = 10  # not a multiple of the images at a time: 16 when sampling and for features
 DRAW = ("--steps", "4", "--eta", "0.5", "--seed", "3")
 
 
@@ -46,7 +41,7 @@ def measured(trained, *flags):
 
 @pytest.fixture(scope="module")
 def record(trained, root):
-    """The record of a call with every metric, and the folder it wrote to."""
+    """The record of a call with the default metrics, and the folder it wrote to."""
     folder = root / "evaluated"
     return measured(trained, "--num", NUM, *DRAW, "--out", folder / "a.json"), folder
 
@@ -206,7 +201,7 @@ def test_a_loss_alone_draws_nothing_and_needs_no_network(trained, tmp_path, monk
     def broken(*arguments, **options):
         raise AssertionError
 
-    monkeypatch.setattr(sample, "drawn", broken)
+    monkeypatch.setattr(drawing, "drawn", broken)
     monkeypatch.setattr(loading, "load", broken)
     told = measured(trained, "--metrics", "validation_loss", "--out", tmp_path / "a.json")
     assert list(told["metrics"]) == ["validation loss per noise level"]

@@ -1,5 +1,6 @@
 """Commands that train keep the memory of their computations, as the kernel's count tells."""
 
+import contextlib
 import ctypes
 import itertools
 import resource
@@ -26,7 +27,7 @@ LINES = 6
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "mallopt"),
-    reason="glibc is what keep_memory tells to keep memory",
+    reason="keep_memory needs glibc",
 )
 
 
@@ -36,12 +37,8 @@ def test_a_step_of_training_takes_no_memory_anew(root, tmp_path):
         flags = [*tiny.flags(root, tmp_path / command[0]), *NETWORK, *LOOP]
         options = {"cwd": tiny.REPOSITORY, "env": tiny.environment(root)}
         options["stderr"] = subprocess.DEVNULL
-        found = []
-        for line in lines([sys.executable, *command, *flags], **options):
-            found.append(line)
-            if len(found) == LINES:
-                break
-        pairs = itertools.pairwise(found)
+        with contextlib.closing(lines([sys.executable, *command, *flags], **options)) as trainer:
+            pairs = list(itertools.pairwise(itertools.islice(trainer, LINES)))
         return statistics.median((b.faults - a.faults) / (b.step - a.step) for a, b in pairs)
 
     assert faults("-c", FORGETS) > 10_000

@@ -120,7 +120,7 @@ def test_weighting_sees_the_log_snr_of_each_example():
 
 
 def test_bfloat16_outputs_are_compared_in_float32():
-    """1 + 2^-7 and 1.003 are equal in bfloat16, but not here."""
+    """1 and 1.003 are equal in bfloat16, but their difference counts."""
     output = jnp.full((2, 64), 1.0, jnp.bfloat16)
     eps = jnp.full((2, 64), 1.003)
     loss = jaxddim.diffusion_loss(SCHEDULE, output, eps, 5, eps, norm="l1")

@@ -214,7 +214,7 @@ def pictures(
     Yields:
       Pictures, in the order in which they are stored.
     Raises:
-      UserError: when an archive or a shard is damaged, or the split has no picture.
+      UserError: when an archive or a shard is damaged.
     """
     if not (layout.images or layout.archives):
         yield from _sharded(layout, split, troubles)
