@@ -30,7 +30,7 @@ from experiments.reproduction import (
     texts,
     timing,
 )
-from experiments.reproduction.study import Spacing, Study
+from experiments.reproduction.study import Spacing, Study, finite
 from experiments.terminal import checks, cli
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import save_json
@@ -113,6 +113,7 @@ def paper(config: PaperConfig) -> None:
         records = {name: PARTS[name].measure(study) for name in config.parts}
         record = describe(config, study) | {"parts": records}
         record["seconds"] = round(time.perf_counter() - began, 1)
+        record = finite(record)
         save_json(study.folder / "report.json", record)
         (study.folder / "report.md").write_text(markdown(record))
     except OSError as error:

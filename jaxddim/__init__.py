@@ -7,6 +7,7 @@ Networks are in `jaxddim.models`, likelihoods in `jaxddim.likelihood`, and the d
 """
 
 from jaxddim import discrete, likelihood
+from jaxddim.conditioning import safe_fraction
 from jaxddim.cpu.runtime import compiled, compiler_options, keep_memory
 from jaxddim.forward import q_posterior, q_sample, q_step
 from jaxddim.grids import timesteps
@@ -89,6 +90,7 @@ __all__ = [
     "q_step",
     "quadratic",
     "replicate",
+    "safe_fraction",
     "sample",
     "scaled_linear",
     "sigmoid",

@@ -31,7 +31,8 @@ def timesteps(
       num_sample: S, in 1..T.
       spacing: one of the names above.
       fraction: the largest time as a fraction of T. The official DDIM code's quadratic
-        grid ends at 0.8 T, the paper's at T.
+        grid ends at 0.8 T, the paper's at T; `safe_fraction` gives the largest at which a network
+        can encode.
     Returns:
       int32 [S+1], strictly decreasing, ends in 0.
     Raises:

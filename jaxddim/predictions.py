@@ -14,7 +14,7 @@ one that knows that networks take the 0-based index t - 1.
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,18 @@ from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Prediction
 
 Kind = Literal["eps", "x0", "v", "score"]
+
+
+class Made(NamedTuple):
+    """What a denoiser was made with.
+
+    Attributes:
+      kind: what its network predicts.
+      clip_x0: whether x_0 is clipped.
+    """
+
+    kind: Kind
+    clip_x0: bool
 
 
 def from_eps(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike) -> Prediction:
@@ -226,7 +238,8 @@ def as_denoiser(
         closed over; the output is converted to float32.
       kind: what the network was trained to output: "eps", "x0", "v" or "score".
       clip_x0: clip x_0 to [-1, 1] and re-derive eps. Use it to sample images, never for
-        `encode`: clipping breaks its path.
+        `encode`: clipping breaks its path. Without it, an eps- or score-network needs a grid that
+        ends where alpha is not yet near 0: see `safe_fraction`.
     Returns:
       A denoise_fn for `integrate`, `sample`, `encode` and `decode`.
     Raises:
@@ -246,4 +259,17 @@ def as_denoiser(
         prediction = _FROM[kind](schedule, x, apply_fn(x, index), t)
         return clip(schedule, x, prediction, t) if clip_x0 else prediction
 
+    vars(denoise_fn)["made"] = Made(kind, clip_x0)
     return denoise_fn
+
+
+def made_with(denoise_fn: DenoiseFn) -> Made | None:
+    """The kind of network and the clipping of what `as_denoiser` made; None for other functions.
+
+    Example:
+      >>> import jaxddim
+      >>> made_with(as_denoiser(jaxddim.linear(), lambda x, index: 0 * x))
+      Made(kind='eps', clip_x0=True)
+    """
+    made = getattr(denoise_fn, "made", None)
+    return made if isinstance(made, Made) else None

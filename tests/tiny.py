@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).parent.parent
 PHOTOGRAPHS = REPOSITORY.parent / "shared" / "data" / "cars32_photos.tar"
 STEPS = 20
 NETWORK = ["--config=tiny", "--data.image-size=8", "--model.channels=4", "--model.groups=2"]
-NETWORK += ["--model.multipliers", "1", "--diffusion.kind", "v"]
+NETWORK += ["--model.multipliers", "1"]
 SMALL = [
     "--model.name",
     "simple_unet",

@@ -3,6 +3,7 @@
 The grid is filled by slerp along two of its sides, and then between these sides.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -21,9 +22,9 @@ STEPS = 50
 
 def measure(study: Study) -> dict[str, Any]:
     """Both pictures, and how evenly images change along the arcs."""
-    steps = min(STEPS, study.max_steps)
+    steps, end = min(STEPS, study.max_steps, study.end), study.grid_end()
     recipe = {"steps": steps, "spacing": study.spacing, "shape": [PAIRS, ALONG, SIDE]}
-    recipe |= study.features_recipe
+    recipe |= study.features_recipe | ({"end": end["t"]} if end["t"] < end["T"] else {})
 
     def compute() -> Result:
         arcs, square = decoded(study, steps)
@@ -34,12 +35,13 @@ def measure(study: Study) -> dict[str, Any]:
     found = study.kept("figure6", recipe, compute)
     plots.save_images(study.folder / "figure6.png", found.arrays["arcs"], gap=1)
     plots.save_images(study.folder / "figure11.png", found.arrays["square"], gap=1)
-    return {"steps": steps, "pairs": PAIRS, "network": study.network.name} | found.numbers
+    about = {"steps": steps, "pairs": PAIRS, "network": study.network.name, "grid_end": end}
+    return about | found.numbers
 
 
 def decoded(study: Study, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """uint8 images on arcs, [pairs, along, h, w, 3], and on a square, [side, side, h, w, 3]."""
-    run, grid = study.run, study.grid(steps)
+    run, grid = study.run, study.path(steps)
 
     @jaxddim.compiled
     def arcs(variables: Any, z0: jax.Array, z1: jax.Array) -> jax.Array:
@@ -93,7 +95,8 @@ def evenness(features: np.ndarray) -> dict[str, float]:
 
 def lines(record: dict[str, Any]) -> list[str]:
     """Figures 6 and 11-13 and their findings, in Markdown."""
-    S, ends, largest = record["steps"], record["ends"], record["largest"]
+    S = record["steps"]
+    ends, largest = (texts.value(record[name]) for name in ("ends", "largest"))
     told = texts.picture(
         "figure6.png",
         f"Interpolation by slerp. Each row runs from one x_T on the left to another on the right; "
@@ -103,12 +106,16 @@ def lines(record: dict[str, Any]) -> list[str]:
         "figure11.png",
         f"Interpolation between four corners. Slerp in both directions; eta = 0, S = {S}.",
     )
-    jumps = "does not jump" if largest < ends else "jumps at least once"
-    told += [
-        f"In {record['network']} features, the two ends of a row are {texts.number(ends)} apart on "
-        f"average, and neighbours {texts.number(record['step'])}. The largest distance between "
-        f"neighbours, {texts.number(largest)}, is {largest / ends:.0%} of that between the ends: "
-        f"the path {jumps} from one image to another.",
-        "",
-    ]
-    return told
+    told += texts.grid_end(record)
+    sentence = (
+        f"In {record['network']} features, the two ends of a row are {texts.number(ends)} apart "
+        f"on average, and neighbours {texts.number(record['step'])}."
+    )
+    if math.isfinite(largest) and ends > 0:
+        jumps = "does not jump" if largest < ends else "jumps at least once"
+        sentence += (
+            f" The largest distance between neighbours, {texts.number(largest)}, is "
+            f"{largest / ends:.0%} of that between the ends: the path {jumps} from one image to "
+            "another."
+        )
+    return [*told, sentence, ""]

@@ -7,9 +7,12 @@ Euler's method for d(x / alpha) = eps d(sigma / alpha),
 is implemented here separately, with y in float64. The network runs in float32, on the points of
 Euler's own path, so differences from DDIM's path are not corrected on the way. The network's x_0 is
 used, and eps = (x_t - alpha_t x_0) / sigma_t is computed in float64: near T, sigma / alpha may be
-10^4, and would amplify the rounding of an eps in float32 by as much.
+10^4, and would amplify the rounding of an eps in float32 by as much. The times end where the
+network still determines x_0 (`jaxddim.safe_fraction`) and where alpha, which y is divided by, is
+not 0.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -27,12 +30,14 @@ NEGLIGIBLE = 1 / 255
 
 def measure(study: Study) -> dict[str, Any]:
     """The largest difference between the two paths, and the picture."""
-    steps = min(STEPS, study.max_steps)
-    recipe = {"grid": study.grid(steps).tolist(), "images": IMAGES}
+    end = last(study)
+    steps = min(STEPS, study.max_steps, end)
+    grid = study.path(steps, end)
+    recipe = {"grid": grid.tolist(), "images": IMAGES}
 
     def compute() -> Result:
         x_T = study.noise((IMAGES,), "ode")
-        ddim, euler, scales = paths(study, study.grid(steps), x_T)
+        ddim, euler, scales = paths(study, grid, x_T)
         alpha, sigma = scales.T
         per_step = np.abs(ddim - euler * alpha[:, None]).max(1)
         numbers = {
@@ -47,7 +52,14 @@ def measure(study: Study) -> dict[str, Any]:
 
     found = study.kept("ode", recipe, compute)
     plots.save_ode(study.folder / "ode.png", **found.arrays)
-    return {"steps": steps, "images": IMAGES} | found.numbers
+    return {"steps": steps, "images": IMAGES, "grid_end": study.grid_end(end)} | found.numbers
+
+
+def last(study: Study) -> int:
+    """The largest time of the paths: at T of a schedule with zero terminal SNR, alpha is 0."""
+    schedule = study.run.schedule
+    nothing_left = np.asarray(schedule.log_snr)[study.end] == -np.inf
+    return study.end - int(nothing_left)
 
 
 def paths(
@@ -86,8 +98,11 @@ def paths(
 
 def lines(record: dict[str, Any]) -> list[str]:
     """The comparison and its verdict, in Markdown."""
-    largest = record["largest"]
-    verdict = "are the same path" if largest < NEGLIGIBLE else "are **not** the same path"
+    largest = texts.value(record["largest"])
+    same = largest < NEGLIGIBLE
+    verdict = "they are the same path" if same else "they are **not** the same path"
+    if math.isnan(largest):
+        verdict = "the paths cannot be compared: one of them is not finite"
     top, ratio = record["range"]
     told = [
         f"{record['images']} images with S = {record['steps']}, sampled from the same x_T by DDIM "
@@ -96,11 +111,13 @@ def lines(record: dict[str, Any]) -> list[str]:
         f"square {texts.number(record['typical'], 2)}, and the largest difference at t = 0 "
         f"{texts.number(record['at_the_end'], 2)}, for |x_t| up to {texts.number(top, 2)} and "
         f"sigma / alpha up to {texts.number(ratio, 2)}. To within half a level of 8 bits "
-        f"(0.0039) they {verdict}.",
+        f"(0.0039) {verdict}.",
         "",
     ]
+    told += texts.grid_end(record)
+    title = "DDIM is Euler's method" if same else "DDIM and Euler's method"
     return told + texts.picture(
         "ode.png",
-        "DDIM is Euler's method. Left: paths of single pixels, DDIM as points and Euler as lines; "
+        f"{title}. Left: paths of single pixels, DDIM as points and Euler as lines; "
         "right: the largest difference between the two, over the pixels shown.",
     )

@@ -142,7 +142,8 @@ def save_reconstruction(path: Path, record: dict[str, Any]) -> None:
     with figure(path, (5.6, 3.8), 1) as (axis,):
         for row, colour, marker in zip(record["rows"], COLOURS[::2], MARKERS, strict=False):
             label = f"refine = {row['refine']}"
-            axis.plot(record["steps"], row["error"], color=colour, marker=marker, ms=5, label=label)
+            error = np.asarray(row["error"], np.float64)  # None becomes NaN, and leaves a gap
+            axis.plot(record["steps"], error, color=colour, marker=marker, ms=5, label=label)
         number_axis(axis, record["steps"])
         axis.set_yscale("log")
         axis.set_title("squared error per dimension, images in [0, 1]", fontsize=10)

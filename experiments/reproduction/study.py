@@ -9,6 +9,7 @@ result is never mistaken for another.
 import functools
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from experiments.data import cache
 from experiments.evaluation import references
 from experiments.evaluation.features import networks
 from experiments.terminal.files import save_arrays, save_json
+from jaxddim.conditioning import fraction_of
 from jaxddim.runs.config import flatten
 from jaxddim.runs.drawing import DrawConfig
 from jaxddim.runs.trained import Trained
@@ -113,6 +115,7 @@ class Study:
             return found
         began = time.perf_counter()
         result = compute()
+        result = result._replace(numbers=finite(result.numbers))
         arrays, record = _files(stem)
         if result.arrays:
             save_arrays(arrays, **result.arrays)
@@ -136,9 +139,15 @@ class Study:
         weights, resize = network.weights, network.resize
         return {"network": network.name, "network_weights": weights, "resize": resize}
 
-    def columns(self, steps: tuple[int, ...]) -> list[int]:
-        """Those of the numbers of steps that are below the largest S, and the largest S."""
-        return [*(s for s in steps if s < self.max_steps), self.max_steps]
+    def columns(self, steps: tuple[int, ...], most: int | None = None) -> list[int]:
+        """Those of the numbers of steps that are below the largest S, and the largest S.
+
+        Args:
+          steps: numbers of steps.
+          most: an upper limit of the largest S.
+        """
+        largest = min(self.max_steps, most or self.max_steps)
+        return [*(s for s in steps if s < largest), largest]
 
     def config(self, sampler: Sampler, steps: int) -> DrawConfig:
         """The configuration of `experiments.sample` that draws the same images."""
@@ -160,11 +169,46 @@ class Study:
         """The sampling times, int32 [S+1]."""
         return jaxddim.timesteps(self.run.schedule.num_steps, steps, spacing=self.spacing)
 
+    @functools.cached_property
+    def end(self) -> int:
+        """The largest time at which the network still determines x_0, see `safe_fraction`."""
+        schedule = self.run.schedule
+        fraction = fraction_of(self.run.denoiser(self.run.variables), schedule)
+        return round(fraction * schedule.num_steps)
+
+    def path(self, steps: int, end: int | None = None) -> jax.Array:
+        """The times of a path between noise and image that follows the network: up to `end`."""
+        T = self.run.schedule.num_steps
+        fraction = (end or self.end) / T
+        return jaxddim.timesteps(T, steps, spacing=self.spacing, fraction=fraction)
+
+    def grid_end(self, end: int | None = None) -> dict[str, Any]:
+        """For the record: the last time of the paths, T, and sigma / alpha at both."""
+        T, end = self.run.schedule.num_steps, end or self.end
+        log_snr = np.asarray(self.run.schedule.log_snr, np.float64)[[end, T]]
+        with np.errstate(over="ignore"):
+            ratios = np.exp(-log_snr / 2).tolist()
+        return {"t": end, "T": T, "sigma_over_alpha": finite(ratios)}
+
     def noise(self, shape: tuple[int, ...], name: str) -> jax.Array:
         """x_T for images of the run, [*shape, h, w, 3]; different for each name."""
         size = self.run.config.data.image_size
         key = jax.random.fold_in(jax.random.key(self.seed), int(cache.key(name)[:7], 16))
         return jax.random.normal(key, (*shape, size, size, 3), jnp.float32)
+
+
+def finite(tree: Any) -> Any:
+    """A record with None in place of NaN and infinity, which JSON does not have.
+
+    Example:
+      >>> finite({"error": [0.5, float("nan")]})
+      {'error': [0.5, None]}
+    """
+    if isinstance(tree, dict):
+        return {key: finite(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def _read(stem: Path, recipe: dict[str, Any]) -> Result | None:

@@ -1,7 +1,8 @@
 """Markdown of the report: tables, numbers and lists."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 ETA = {"sigma-hat": "σ̂"}
@@ -20,13 +21,20 @@ def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in lines] + [""]
 
 
-def number(value: float, digits: int = 3) -> str:
+def value(number: float | None) -> float:
+    """A number of a record, where None stands for NaN and infinity."""
+    return math.nan if number is None or not math.isfinite(number) else number
+
+
+def number(value: float | None, digits: int = 3) -> str:
     """A number with `digits` significant digits, or more if its integer part is longer.
 
     Example:
-      >>> number(1234.5), number(0.012345), number(1.2e-7)
-      ('1234', '0.0123', '1.20e-07')
+      >>> number(1234.5), number(0.012345), number(1.2e-7), number(None)
+      ('1234', '0.0123', '1.20e-07', '—')
     """
+    if value is None or not math.isfinite(value):
+        return "—"
     scientific = f"{value:.{digits - 1}e}"
     exponent = int(scientific.partition("e")[2])
     if not -4 <= exponent < 6:
@@ -60,6 +68,85 @@ def picture(name: str, caption: str) -> list[str]:
     return [f"![{caption.partition('.')[0]}]({name})", "", f"*{caption}*", ""]
 
 
-def falling(values: Sequence[float]) -> bool:
-    """Whether each value is below the one before it."""
-    return all(b < a for a, b in itertools.pairwise(values))
+def percent(value: float | None) -> str:
+    """A ratio in percent.
+
+    Example:
+      >>> percent(0.253), percent(None)
+      ('25%', '—')
+    """
+    return "—" if value is None or not math.isfinite(value) else f"{value:.0%}"
+
+
+def falling(values: Sequence[float | None]) -> bool:
+    """Whether there are two values or more, and each is below the one before it."""
+    known = [value(x) for x in values]
+    return len(known) > 1 and all(b < a for a, b in itertools.pairwise(known))
+
+
+def verb(before: float | None, after: float | None, digits: int = 3) -> str | None:
+    """Whether a number rises, falls or stays, as it is printed; None without both numbers.
+
+    Example:
+      >>> verb(0.2, 0.1), verb(2.51e6, 2.49e6, 2), verb(None, 1.0)
+      ('falls', 'stays', None)
+    """
+    if math.isnan(value(before)) or math.isnan(value(after)):
+        return None
+    a, b = float(number(before, digits)), float(number(after, digits))
+    return "falls" if b < a else "rises" if b > a else "stays"
+
+
+def change(before: float | None, after: float | None, digits: int = 3) -> str | None:
+    """From where to where a number goes, as it is printed; None without both numbers.
+
+    Example:
+      >>> change(0.2, 0.1), change(2.51e6, 2.49e6, 2)
+      ('falls from 0.200 to 0.100', 'stays at 2.5e+06')
+    """
+    how = verb(before, after, digits)
+    if how in (None, "stays"):
+        return how and f"stays at {number(before, digits)}"
+    return f"{how} from {number(before, digits)} to {number(after, digits)}"
+
+
+def trend(
+    steps: Sequence[int], values: Sequence[float | None], digits: int = 3
+) -> tuple[str, list[str]] | None:
+    """What a quantity does as S grows: "falls", "mixed" or "never", and where it does not fall.
+
+    Returns:
+      None when fewer than two values are known, and when one is missing and the others fall.
+
+    Example:
+      >>> trend([10, 20, 50], [0.1, 0.02, 0.03], 2)
+      ('mixed', ['from S = 20 to 50 (0.020 to 0.030)'])
+      >>> trend([10], [0.1]) is None
+      True
+    """
+    known = [(s, x) for s, x in zip(steps, values, strict=True) if not math.isnan(value(x))]
+    if len(known) < 2:
+        return None
+    pairs = list(itertools.pairwise(known))
+    others = [
+        f"from S = {s} to {t} ({number(a, digits)} to {number(b, digits)})"
+        for (s, a), (t, b) in pairs
+        if verb(a, b, digits) != "falls"
+    ]
+    if not others and len(known) < len(steps):
+        return None
+    return ("falls" if not others else "never" if len(others) == len(pairs) else "mixed"), others
+
+
+def grid_end(record: Mapping[str, Any]) -> list[str]:
+    """Where the times of a part end, if before T, and why."""
+    end = record.get("grid_end")
+    if not end or end["t"] == end["T"]:
+        return []
+    at, last = (number(ratio) for ratio in end["sigma_over_alpha"])
+    there = f"it is {last}" if last != number(None) else "alpha is 0"
+    return [
+        f"The times end at t = {end['t']} of {end['T']}, where sigma / alpha is {at}. At T "
+        f"{there}: a step from there, which divides by alpha, does not determine the image.",
+        "",
+    ]

@@ -214,7 +214,7 @@ def tiny() -> Config:
         model=ModelConfig(
             channels=8, multipliers=(1, 2), num_blocks=1, attention=(), groups=4, dropout=0.0
         ),
-        diffusion=DiffusionConfig(schedule="cosine"),
+        diffusion=DiffusionConfig(schedule="cosine", kind="v"),
         optim=OptimConfig(learning_rate=1e-3, ema=0.99),
         train=LoopConfig(
             steps=20, batch_size=8, log_every=5, checkpoint_every=10, num_samples=4, sample_steps=5

@@ -23,6 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxddim.conditioning import warn_of_errors
+from jaxddim.predictions import made_with
 from jaxddim.sampling.loop import integrate
 from jaxddim.sampling.solver import Solver
 from jaxddim.schedules import Schedule
@@ -42,10 +44,12 @@ def encode(
 ) -> jax.Array:
     """x_T, the noise that `decode` maps back to these images.
 
-    The reconstruction error falls like 1/S. With the linear or the cosine schedule, S = 50 and
-    Gaussian data, refine = 1 makes it more than a hundred times smaller; the gain is less where S
-    is too small for the schedule or the data. Networks are not trained at t = 0, so they are
-    evaluated at t = 1 there.
+    For an exact network the reconstruction error falls like 1/S. With the linear or the cosine
+    schedule, S = 50 and Gaussian data, refine = 1 makes it more than a hundred times smaller; the
+    gain is less where S is too small for the schedule or the data. The error of an eps- or
+    score-network is divided by alpha, so the grid must end where alpha is not yet near 0:
+    ``timesteps(..., fraction=safe_fraction(schedule, kind="eps"))``. Networks are not trained at
+    t = 0, so they are evaluated at t = 1 there; an x0-network is not asked, since eps = 0 there.
 
     Args:
       denoise_fn: ``denoise_fn(x, t) -> Prediction``, **not clipped**: `as_denoiser(...,
@@ -58,6 +62,9 @@ def encode(
       x_T, float32 [b, *d].
     Raises:
       ValueError: when refine is negative, or as `integrate`.
+    Warns:
+      UserWarning: when a step multiplies the network's error more than tenfold (known for
+        denoisers of `as_denoiser` and values that are not traced).
     Source: arXiv 2010.02502, section 4.3 and 5.4.
     Example:
       >>> import jaxddim
@@ -71,13 +78,20 @@ def encode(
     """
     if refine < 0:
         raise ValueError(f"refine must be at least 0, got {refine}")
+    warn_of_errors(denoise_fn, schedule, timesteps, encoded=not refine)
     grid = jnp.asarray(timesteps, jnp.int32)[::-1]
     no_key = jax.random.key(0)  # every step is deterministic
-    return integrate(no_key, denoise_fn, schedule, grid, x0, step=_encoder(refine))[0]
+    made = made_with(denoise_fn)
+    # from_x0 sets eps = 0 at t = 0; at t = 1 it would divide the network's error by sigma_1
+    first = 0 if made and made.kind == "x0" else 1
+    return integrate(no_key, denoise_fn, schedule, grid, x0, step=_encoder(refine, first))[0]
 
 
-def _encoder(refine: int) -> Solver:
-    """Steps from t to s > t that decoding steps undo; the memory is the last v and its t."""
+def _encoder(refine: int, first: int) -> Solver:
+    """Steps from t to s > t that decoding steps undo; the memory is the last v and its t.
+
+    At t = 0 the network is evaluated at ``first``.
+    """
 
     def step(
         denoise_fn: DenoiseFn,
@@ -95,7 +109,7 @@ def _encoder(refine: int) -> Solver:
             alpha, sigma = schedule.scales(t)
             return jnp.arctan2(sigma, alpha)
 
-        prediction = denoise_fn(x, jnp.maximum(t, 1))
+        prediction = denoise_fn(x, jnp.maximum(t, first))
         v, delta = velocity(prediction, t), angle(s) - angle(t)
         sin, cos = jnp.sin(delta), jnp.cos(delta)
 
@@ -133,8 +147,11 @@ def decode(
       x_0, float32 [b, *d].
     Raises:
       ValueError: as `integrate`.
+    Warns:
+      UserWarning: as `encode`; never where x_0 is clipped.
     Source: arXiv 2010.02502, section 4.3.
     """
+    warn_of_errors(denoise_fn, schedule, timesteps)
     no_key = jax.random.key(0)  # every step is deterministic
     return integrate(no_key, denoise_fn, schedule, timesteps, x_T)[0]
 
@@ -202,6 +219,8 @@ def interpolate(
       Images, float32 [n, b, *d].
     Raises:
       ValueError: when weights is not a vector, or as `integrate`.
+    Warns:
+      UserWarning: as `decode`.
     Source: arXiv 2010.02502, section 5.3 and figure 6.
     Example:
       >>> import jaxddim
