@@ -153,6 +153,37 @@ def test_columns_end_with_the_largest_number_of_steps(make):
     assert make(max_steps=5).columns((10, 20, 100)) == [5]
 
 
+@pytest.mark.parametrize(
+    "schedule, kind, end, of_ode",
+    [
+        (jaxddim.linear, "eps", 1000, 1000),
+        (jaxddim.cosine, "eps", 952, 952),
+        (jaxddim.cosine, "score", 952, 952),
+        (jaxddim.cosine, "v", 1000, 1000),
+        (jaxddim.cosine, "x0", 1000, 1000),
+        (jaxddim.jsd, "v", 1000, 999),  # where alpha, which x / alpha divides by, is not 0
+        (lambda: jaxddim.zero_terminal_snr(jaxddim.linear()), "x0", 1000, 999),
+    ],
+)
+def test_paths_end_where_the_network_determines_the_image(make, schedule, kind, end, of_ode):
+    of = make(schedule(), max_steps=1000)
+    of.run.denoiser = lambda variables, clip_x0=True: jaxddim.as_denoiser(
+        of.run.schedule, lambda x, index: x, kind=kind, clip_x0=clip_x0
+    )
+    assert (of.end, ode.last(of)) == (end, of_ode)
+    assert of.path(10)[0] == of.grid_end()["t"] == end
+    assert of.grid(10)[0] == 1000  # of plain sampling
+    assert of.columns((10, 20), of.end) == [10, 20, end]
+    (at_end, at_T), infinite = of.grid_end(of_ode)["sigma_over_alpha"], of_ode == 999
+    assert at_end > 1 and (at_T is None) == infinite
+
+
+def test_what_json_does_not_have_is_kept_as_none(make):
+    numbers = {"errors": [1.0, float("nan")], "largest": float("inf"), "name": "x"}
+    result = make().kept("cell", {}, lambda: study.Result(numbers, {}))
+    assert result.numbers == {"errors": [1.0, None], "largest": None, "name": "x"}
+
+
 def test_noises_are_unit_and_their_own(make):
     one, other = (make().noise((50,), name) for name in ("arcs", "corners"))
     assert one.shape == (50, SIZE, SIZE, 3)
