@@ -61,7 +61,7 @@ def mixture(
       t: int32 times in 1..T, scalar or [b].
       s: int32 times in 0..t-1, scalar or [b].
       ndim: rank of the array that the weights will multiply; [b] becomes [b, 1, ..].
-      eta: 0 for the largest sigma, 1 for that of the Markov chain; in [0, 1].
+      eta: 0 for the largest sigma, 1 for that of the Markov chain; in [0, 1]. May be traced.
     Returns:
       Mixture, scalar for scalar times, else [b, 1, ..] of rank ndim.
     Raises:

@@ -102,7 +102,7 @@ def q_posterior(
       x_t: noisy images at time t, [b, *d].
       t: int32 times in 1..T, scalar or [b].
       s: int32 times in 0..t-1, scalar or [b].
-      eta: how much of the noise is resampled, in [0, 1].
+      eta: how much of the noise is resampled, in [0, 1]; may be traced.
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..].
     Raises:

@@ -155,8 +155,8 @@ def clip(
       x_t: the noisy images that the prediction was made for, [b, *d]; never clipped themselves.
       prediction: the pair to clip.
       t: int32 times in 0..T, scalar or [b].
-      low: smallest value of x_0.
-      high: largest value of x_0.
+      low: smallest value of x_0; may be traced.
+      high: largest value of x_0; may be traced.
     Returns:
       A consistent Prediction.
     Raises:
@@ -197,7 +197,7 @@ def threshold(
       x_t: the noisy images that the prediction was made for, [b, *d].
       prediction: the pair to threshold.
       t: int32 times in 0..T, scalar or [b].
-      quantile: in (0, 1].
+      quantile: in (0, 1]; may be traced.
     Returns:
       A consistent Prediction with x0 in [-1, 1].
     Raises:

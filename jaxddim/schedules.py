@@ -174,7 +174,8 @@ def linear(num_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float =
       >>> float(linear().alpha_bar[-1]) < 1e-4
       True
     """
-    return from_betas(np.linspace(beta_start, beta_end, whole_number(num_steps, "num_steps")))
+    first, last = float(beta_start), float(beta_end)  # a float32 would make the line float32
+    return from_betas(np.linspace(first, last, whole_number(num_steps, "num_steps")))
 
 
 def quadratic(

@@ -57,7 +57,7 @@ def langevin_step(
       prediction: the network's pair (x0, eps) for x.
       t: int32 times, scalar or [b].
       s: the next time of the grid; not used, since the walk stays at t.
-      snr: size of the step relative to its noise, in (0, 1); h = 2 (snr sigma_t)^2.
+      snr: size of the step relative to its noise, in (0, 1); h = 2 (snr sigma_t)^2. May be traced.
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..]; at t = 0 the image itself.
     Raises:

@@ -47,7 +47,7 @@ def ddim_step(
       prediction: the network's pair (x0, eps) for x_t.
       t: int32 times to go from, scalar or [b].
       s: int32 times to go to, scalar or [b]; s < t samples, s > t encodes (eta = 0 only).
-      eta: 0 is deterministic, 1 is DDPM.
+      eta: 0 is deterministic, 1 is DDPM; may be traced.
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..]; std is 0 at s = 0.
     Raises:

@@ -89,7 +89,7 @@ def min_snr(gamma: float = 5.0, *, kind: Kind = "eps") -> Weighting:
     For x0 that is ``min(SNR, gamma)``, for v ``min(SNR, gamma) / (SNR + 1)``.
 
     Args:
-      gamma: the SNR above which steps count less; positive.
+      gamma: the SNR above which steps count less; positive. May be traced.
       kind: what the network predicts.
     Returns:
       A function of log_snr for `diffusion_loss`.
@@ -108,7 +108,7 @@ def p2(gamma: float = 1.0, k: float = 1.0, *, kind: Kind = "eps") -> Weighting:
     """P2 weighting: ``1 / (k + SNR)^gamma`` for eps.
 
     Args:
-      gamma: strength; 0 leaves the loss as it is.
+      gamma: strength; 0 leaves the loss as it is. May be traced, and so may k.
       k: keeps the weight finite where there is no signal; positive.
       kind: what the network predicts.
     Returns:

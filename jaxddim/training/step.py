@@ -134,7 +134,7 @@ def train_step(
       tx: the optimizer; it gets the gradient of the *mean* loss.
       schedule: the noise schedule.
       seed: seed of t, eps and dropout.
-      ema: decay of the running average after its warm-up, in [0, 1).
+      ema: decay of the running average after its warm-up, in [0, 1); may be traced.
       kind: what the network predicts.
       norm: "l1", "l2" or "huber".
       weighting: None, or a function of log_snr.
@@ -247,5 +247,5 @@ def _norm(tree: Any) -> jax.Array:
             a = sum(a.reshape(4, -1), jnp.float32(0))
         return jnp.sum(a)
 
-    squares = (total(jnp.square(a)) for a in jax.tree.leaves(tree))
+    squares = (total(jnp.square(a.astype(jnp.float32))) for a in jax.tree.leaves(tree))
     return jnp.sqrt(sum(squares, jnp.float32(0))).astype(jnp.float32)
