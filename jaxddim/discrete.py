@@ -34,8 +34,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxddim.forward import snr_gap
-from jaxddim.numerics import float32
+from jaxddim.forward import in_unit_interval, snr_gap
+from jaxddim.numerics import number, safe_log
 from jaxddim.sampling.loop import example_keys
 from jaxddim.schedules import Schedule
 
@@ -61,7 +61,7 @@ def mixture(
       t: int32 times in 1..T, scalar or [b].
       s: int32 times in 0..t-1, scalar or [b].
       ndim: rank of the array that the weights will multiply; [b] becomes [b, 1, ..].
-      eta: 0 for the largest sigma, 1 for that of the Markov chain; in [0, 1].
+      eta: 0 for the largest sigma, 1 for that of the Markov chain; in [0, 1]. May be traced.
     Returns:
       Mixture, scalar for scalar times, else [b, 1, ..] of rank ndim.
     Raises:
@@ -73,8 +73,7 @@ def mixture(
       Mixture(x_t=Array(0., dtype=float32), x0=Array(1., dtype=float32),
               uniform=Array(0., dtype=float32))
     """
-    if not isinstance(eta, jax.core.Tracer) and not 0 <= eta <= 1:
-        raise ValueError(f"eta must lie in [0, 1], got {eta}")
+    eta = number(eta, "eta", "lie in [0, 1]", in_unit_interval)
     log_snr_t, log_snr_s = schedule.log_snr_at(t, ndim), schedule.log_snr_at(s, ndim)
     noise_t, noise_s = jax.nn.sigmoid(-log_snr_t), jax.nn.sigmoid(-log_snr_s)
     # drawn = 1 - SNR_t / SNR_s, and 1 - alpha_bar_t / alpha_bar_s = noise_t * drawn: in this form
@@ -100,7 +99,7 @@ def q_marginal(schedule: Schedule, x0: jax.Array, t: ArrayLike) -> jax.Array:
       ValueError: when x0 holds integers, or a Python or NumPy time lies outside 0..T.
     Source: arXiv 2010.02502, eq. 17.
     """
-    _check_vectors(x0)
+    (x0,) = _vectors(schedule, x0)
     log_snr = schedule.log_snr_at(t, x0.ndim)
     return jax.nn.sigmoid(log_snr) * x0 + jax.nn.sigmoid(-log_snr) / x0.shape[-1]
 
@@ -127,7 +126,8 @@ def q_sample(
     anew, value = jax.random.split(key)
     log_snr = schedule.log_snr_at(t, x0.ndim)
     drawn = jax.random.randint(value, x0.shape, 0, num_classes, jnp.int32)
-    return jnp.where(jax.random.uniform(anew, x0.shape) < jax.nn.sigmoid(-log_snr), drawn, x0)
+    uniform = jax.random.uniform(anew, x0.shape, jnp.float32)
+    return jnp.where(uniform < jax.nn.sigmoid(-log_snr), drawn, jnp.asarray(x0, jnp.int32))
 
 
 def q_posterior(
@@ -156,7 +156,7 @@ def q_posterior(
       >>> q_posterior(jaxddim.linear(), x0, x_t, 500, 250)[0].round(3).tolist()  # x_0 or x_t
       [0.4830000102519989, 0.5170000195503235, 0.0]
     """
-    _check_vectors(x0, x_t)
+    x0, x_t = _vectors(schedule, x0, x_t)
     w = mixture(schedule, t, s, x0.ndim, eta=eta)
     return w.x_t * x_t + w.x0 * x0 + w.uniform / x0.shape[-1]
 
@@ -191,9 +191,9 @@ def step(
         raise ValueError(f"logits must be {x_t.shape} and an axis of K, got {logits.shape}")
     w = mixture(schedule, t, s, logits.ndim, eta=eta)
     K = logits.shape[-1]
-    log_f = jax.nn.log_softmax(float32(logits))
-    given = w.x_t * jax.nn.one_hot(x_t, K) + w.uniform / K
-    return jnp.logaddexp(jnp.log(given), jnp.log(w.x0) + log_f)
+    log_f = jax.nn.log_softmax(logits.astype(schedule.dtype))
+    given = w.x_t * jax.nn.one_hot(x_t, K, dtype=schedule.dtype) + w.uniform / K
+    return jnp.logaddexp(safe_log(given), safe_log(w.x0) + log_f)
 
 
 def kl_loss(
@@ -230,7 +230,7 @@ def kl_loss(
     if x0.shape != x_t.shape:
         raise ValueError(f"x0 and x_t must have one shape, got {x0.shape}, {x_t.shape}")
     log_p = step(schedule, x_t, logits, t, s, eta=eta)
-    x0, x_t = (jax.nn.one_hot(x, logits.shape[-1]) for x in (x0, x_t))
+    x0, x_t = (jax.nn.one_hot(x, logits.shape[-1], dtype=schedule.dtype) for x in (x0, x_t))
     q = q_posterior(schedule, x0, x_t, t, s, eta=eta)
     possible = q > 0
     log_ratio = jnp.log(jnp.where(possible, q, 1.0)) - jnp.where(possible, log_p, 0.0)
@@ -248,7 +248,12 @@ def as_denoiser(apply_fn: Callable[[jax.Array, jax.Array], jax.Array]) -> Denois
       >>> denoise_fn(jnp.zeros((2, 3), int), jnp.int32(500)).shape
       (2, 3, 5)
     """
-    return lambda x_t, t: apply_fn(x_t, jnp.broadcast_to(jnp.maximum(t - 1, 0), x_t.shape[:1]))
+
+    def denoise_fn(x_t: jax.Array, t: jax.Array) -> jax.Array:
+        index = jnp.broadcast_to(jnp.maximum(jnp.asarray(t, jnp.int32) - 1, 0), x_t.shape[:1])
+        return apply_fn(x_t, index)
+
+    return denoise_fn
 
 
 def sample(
@@ -302,13 +307,15 @@ def sample(
 
     timesteps = jnp.asarray(timesteps, jnp.int32)
     # no step starts at t = 0, so its fold is free for x_T
-    x_T = draw(jnp.zeros((*shape, num_classes)), jnp.int32(0))
+    x_T = draw(jnp.zeros((*shape, num_classes), jnp.float32), jnp.int32(0))
     return lax.scan(body, x_T, (timesteps[:-1], timesteps[1:]))[0]
 
 
-def _check_vectors(*xs: jax.Array) -> None:
+def _vectors(schedule: Schedule, *xs: jax.Array) -> list[jax.Array]:
+    """Probabilities in the schedule's type; a ValueError for values or for differing shapes."""
     if any(not jnp.issubdtype(x.dtype, jnp.floating) for x in xs) or len({x.shape for x in xs}) > 1:
         raise ValueError(
             "expected probabilities of one shape [b, *d, K] (use jax.nn.one_hot on values), "
             f"got {', '.join(f'{x.dtype} {x.shape}' for x in xs)}"
         )
+    return [x.astype(schedule.dtype) for x in xs]

@@ -45,6 +45,7 @@ def timesteps(
       [1000, 640, 360, 160, 40, 0]
     """
     T, S = whole_number(num_train, "num_train"), whole_number(num_sample, "num_sample")
+    fraction = float(fraction)  # of a JAX array too: its value must be known
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
     T = max(round(fraction * T), 1)

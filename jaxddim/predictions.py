@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxddim.numerics import float32
+from jaxddim.numerics import images, number
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Prediction
 
@@ -50,6 +50,8 @@ def from_eps(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike
       t: int32 times in 0..T, scalar or [b].
     Returns:
       Prediction with x0 and eps, [b, *d] float32 each.
+    Raises:
+      ValueError: when an array holds integers, or a Python or NumPy time lies outside 0..T.
     Source: arXiv 2010.02502, eq. 9.
     Example:
       >>> import jaxddim
@@ -57,8 +59,8 @@ def from_eps(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike
       >>> from_eps(jaxddim.linear(), x, 0 * x, 0).x0.shape
       (2, 8)
     """
+    x_t, eps = images(schedule.dtype, x_t=x_t, output=output)
     alpha, sigma = schedule.scales(t, x_t.ndim)
-    eps = float32(output)
     return Prediction((x_t - sigma * eps) / alpha, eps)
 
 
@@ -67,8 +69,8 @@ def from_x0(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike)
 
     Arguments and result as for `from_eps`.
     """
+    x_t, x0 = images(schedule.dtype, x_t=x_t, output=output)
     alpha, sigma = schedule.scales(t, x_t.ndim)
-    x0 = float32(output)
     clean = sigma == 0
     eps = jnp.where(clean, 0.0, (x_t - alpha * x0) / jnp.where(clean, 1.0, sigma))
     return Prediction(x0, eps)
@@ -81,8 +83,8 @@ def from_v(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike) 
 
     Source: arXiv 2202.00512, section 4 and appendix D.
     """
+    x_t, v = images(schedule.dtype, x_t=x_t, output=output)
     alpha, sigma = schedule.scales(t, x_t.ndim)
-    v = float32(output)
     return Prediction(alpha * x_t - sigma * v, sigma * x_t + alpha * v)
 
 
@@ -93,8 +95,9 @@ def from_score(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLi
 
     Source: arXiv 2011.13456, section 3.3.
     """
+    x_t, score = images(schedule.dtype, x_t=x_t, output=output)
     _, sigma = schedule.scales(t, x_t.ndim)
-    return from_eps(schedule, x_t, -sigma * float32(output), t)
+    return from_eps(schedule, x_t, -sigma * score, t)
 
 
 _FROM = {"eps": from_eps, "x0": from_x0, "v": from_v, "score": from_score}
@@ -127,9 +130,9 @@ def target(
       eps: the noise in x_t, [b, *d].
       t: int32 times in 1..T, scalar or [b].
     Returns:
-      The target, [b, *d].
+      The target, float32 [b, *d].
     Raises:
-      ValueError: for an unknown kind.
+      ValueError: for an unknown kind, or when x0 or eps holds integers.
     Example:
       >>> import jaxddim
       >>> x0, eps = jnp.zeros((2, 8)), jnp.ones((2, 8))
@@ -137,6 +140,7 @@ def target(
       True
     """
     check_kind(kind)
+    x0, eps = images(schedule.dtype, x0=x0, eps=eps)
     alpha, sigma = schedule.scales(t, x0.ndim)
     if kind == "eps":
         return eps
@@ -163,12 +167,12 @@ def clip(
       x_t: the noisy images that the prediction was made for, [b, *d]; never clipped themselves.
       prediction: the pair to clip.
       t: int32 times in 0..T, scalar or [b].
-      low: smallest value of x_0.
-      high: largest value of x_0.
+      low: smallest value of x_0; may be traced.
+      high: largest value of x_0; may be traced.
     Returns:
       A consistent Prediction.
     Raises:
-      ValueError: when low is not below high.
+      ValueError: when low is not below high, or an array holds integers.
     Example:
       >>> import jaxddim
       >>> x = jnp.full((1, 4), 9.0)
@@ -176,9 +180,15 @@ def clip(
       >>> float(clip(jaxddim.linear(), x, pair, 500).x0.max())
       1.0
     """
-    if not low < high:
+    low, high = (
+        number(value, name, "be a number", lambda x: x == x)
+        for name, value in (("low", low), ("high", high))
+    )
+    known = not isinstance(low, jax.Array) and not isinstance(high, jax.Array)
+    if known and not np.all(np.less(low, high)):
         raise ValueError(f"low must be below high, got low={low}, high={high}")
-    return from_x0(schedule, x_t, jnp.clip(prediction.x0, low, high), t)
+    (x0,) = images(schedule.dtype, x0=prediction.x0)
+    return from_x0(schedule, x_t, jnp.clip(x0, low, high), t)
 
 
 def threshold(
@@ -199,11 +209,11 @@ def threshold(
       x_t: the noisy images that the prediction was made for, [b, *d].
       prediction: the pair to threshold.
       t: int32 times in 0..T, scalar or [b].
-      quantile: in (0, 1].
+      quantile: in (0, 1]; may be traced.
     Returns:
       A consistent Prediction with x0 in [-1, 1].
     Raises:
-      ValueError: when quantile lies outside (0, 1].
+      ValueError: when quantile lies outside (0, 1], or an array holds integers.
     Source: arXiv 2205.11487, section 2.3.
     Example:
       >>> import jaxddim
@@ -212,9 +222,8 @@ def threshold(
       >>> float(threshold(jaxddim.linear(), x, pair, 500).x0.max())
       1.0
     """
-    if not 0 < quantile <= 1:
-        raise ValueError(f"quantile must lie in (0, 1], got {quantile}")
-    x0 = prediction.x0
+    quantile = number(quantile, "quantile", "lie in (0, 1]", lambda q: (q > 0) & (q <= 1))
+    (x0,) = images(schedule.dtype, x0=prediction.x0)
     axes = tuple(range(1, x0.ndim))
     s = jnp.maximum(jnp.quantile(jnp.abs(x0), quantile, axis=axes, keepdims=True), 1.0)
     return from_x0(schedule, x_t, jnp.clip(x0, -s, s) / s, t)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxddim.numerics import safe_sqrt, whole_number
+from jaxddim.numerics import nan_unless, safe_sqrt, whole_number
 
 
 class Schedule(NamedTuple):
@@ -42,6 +42,11 @@ class Schedule(NamedTuple):
         return self.log_snr.shape[0] - 1
 
     @property
+    def dtype(self) -> np.dtype:
+        """The type of all results: float32, unless the table was made with another one."""
+        return jnp.asarray(self.log_snr).dtype
+
+    @property
     def alpha_bar(self) -> jax.Array:
         """Product of (1 - beta) up to t, float32 [T+1]; 1 at t = 0."""
         return jax.nn.sigmoid(self.log_snr)
@@ -52,18 +57,17 @@ class Schedule(NamedTuple):
         A Python or NumPy t outside 0..T raises a ValueError; a traced one yields
         NaN (plain indexing would wrap or clamp it silently).
         """
-        if isinstance(t, (int, np.integer, np.ndarray)) and np.size(t):
+        known = isinstance(t, (int, np.integer, np.ndarray))
+        if known and np.size(t):
             low, high = np.min(t), np.max(t)
             if low < 0 or high > self.num_steps:
                 raise ValueError(
                     f"t must lie in 0..{self.num_steps} for this schedule, got {low}..{high}"
                 )
         t = jnp.asarray(t)
-        value = (
-            jnp.asarray(self.log_snr)
-            .at[t]
-            .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        )
+        value = jnp.asarray(self.log_snr).at[t].get(mode="clip", wrap_negative_indices=False)
+        if not known:
+            value = nan_unless((t >= 0) & (t <= self.num_steps), value)
         return value.reshape(t.shape + (1,) * (ndim - t.ndim)) if t.ndim else value
 
     def scales(self, t: ArrayLike, ndim: int = 0) -> tuple[jax.Array, jax.Array]:
@@ -170,7 +174,8 @@ def linear(num_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float =
       >>> float(linear().alpha_bar[-1]) < 1e-4
       True
     """
-    return from_betas(np.linspace(beta_start, beta_end, whole_number(num_steps, "num_steps")))
+    first, last = float(beta_start), float(beta_end)  # a float32 would make the line float32
+    return from_betas(np.linspace(first, last, whole_number(num_steps, "num_steps")))
 
 
 def quadratic(
@@ -178,7 +183,8 @@ def quadratic(
 ) -> Schedule:
     """Betas with linearly spaced square roots ("quad" in the official DDIM code)."""
     steps = whole_number(num_steps, "num_steps")
-    return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, steps) ** 2)
+    first, last = float(beta_start), float(beta_end)
+    return from_betas(np.linspace(first**0.5, last**0.5, steps) ** 2)
 
 
 def scaled_linear(
@@ -209,7 +215,8 @@ def jsd(num_steps: int = 1000) -> Schedule:
 def sigmoid(num_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
     """Betas on a logistic curve over [-6, 6] ("sigmoid" in the official DDIM code)."""
     curve = 1 / (1 + np.exp(-np.linspace(-6, 6, whole_number(num_steps, "num_steps"))))
-    return from_betas(curve * (beta_end - beta_start) + beta_start)
+    first, last = float(beta_start), float(beta_end)
+    return from_betas(curve * (last - first) + first)
 
 
 def cosine(num_steps: int = 1000, *, offset: float = 0.008) -> Schedule:
@@ -221,6 +228,7 @@ def cosine(num_steps: int = 1000, *, offset: float = 0.008) -> Schedule:
       >>> round(float(cosine().alpha_bar[500]), 2)
       0.49
     """
+    offset = float(offset)
     return from_alpha_bar(lambda u: np.cos((u + offset) / (1 + offset) * np.pi / 2) ** 2, num_steps)
 
 
@@ -243,7 +251,7 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
     """
     if schedule.num_steps < 2:
         raise ValueError("zero_terminal_snr needs a schedule with at least 2 steps")
-    log_snr = np.asarray(schedule.log_snr[1:], np.float64)
+    log_snr = np.asarray(schedule.log_snr, np.float64)[1:]
     alpha = np.sqrt(1 / (1 + np.exp(-np.maximum(log_snr, -700.0))))
     alpha_T = 0.0 if log_snr[-1] == -np.inf else alpha[-1]
     alpha = (alpha - alpha_T) * (alpha[0] / (alpha[0] - alpha_T))

@@ -45,7 +45,7 @@ def decoded(study: Study, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
     @jaxddim.compiled
     def arcs(variables: Any, z0: jax.Array, z1: jax.Array) -> jax.Array:
-        weights = jnp.linspace(0, 1, ALONG)
+        weights = jnp.linspace(0, 1, ALONG, dtype=jnp.float32)
         args = run.denoiser(variables), run.schedule, grid, z0, z1, weights
         return jaxddim.interpolate(*args)
 
@@ -72,7 +72,7 @@ def between(corners: jax.Array, side: int) -> jax.Array:
       >>> between(corners, 3)[2, 1].round(2).tolist()
       [0.7099999785423279, 0.7099999785423279]
     """
-    weights = jnp.linspace(0, 1, side)
+    weights = jnp.linspace(0, 1, side, dtype=jnp.float32)
     arc = jax.vmap(jaxddim.slerp, (None, None, 0))
     left, right = (arc(corners[i : i + 1], corners[i + 2 : i + 3], weights)[:, 0] for i in (0, 1))
     return jnp.swapaxes(arc(left, right, weights), 0, 1)

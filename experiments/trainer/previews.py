@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 import jaxddim
 from experiments.terminal import pictures
@@ -33,7 +34,7 @@ def make_sampler(
             schedule, lambda x, index: model.apply(variables, x, index), kind=config.diffusion.kind
         )
         key = jax.random.key(config.seed)
-        x_T = jax.random.normal(key, (n, size, size, 3))
+        x_T = jax.random.normal(key, (n, size, size, 3), jnp.float32)
         x, path = jaxddim.integrate(key, denoise_fn, schedule, grid, x_T, keep=keep)
         assert path is not None  # keep > 0
         return x, path.x[:, 0]

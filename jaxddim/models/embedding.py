@@ -35,7 +35,8 @@ def sinusoidal(index: Int[Array, " b"], features: int) -> Float[Array, "b featur
             "cosines of at least two frequencies, so the width must be even and at least 4"
         )
     half = features // 2
-    frequencies = jnp.exp(-jnp.log(10000.0) / (half - 1) * jnp.arange(half))
+    k = jnp.arange(half, dtype=jnp.float32)
+    frequencies = jnp.exp(-jnp.log(jnp.float32(10000.0)) / (half - 1) * k)
     angles = index.astype(jnp.float32)[:, None] * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 

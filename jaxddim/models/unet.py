@@ -41,7 +41,7 @@ def _init(scale: float = 1.0) -> nn.initializers.Initializer:
 
 def _dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
     """Dropout that keeps the mean of x, with 16 random bits per element."""
-    dropped = min(round(rate * 2**16), 2**16 - 1)
+    dropped = min(round(float(rate) * 2**16), 2**16 - 1)
     words = jax.random.bits(key, ((x.size + 1) // 2,), jnp.uint32)
     bits = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size].reshape(x.shape)
     return jnp.where(bits < dropped, 0, x * (2**16 / (2**16 - dropped)))
@@ -187,7 +187,7 @@ class UNet(nn.Module):
         temb = dense(4 * self.channels, name="temb_dense_0")(temb)
         temb = dense(4 * self.channels, name="temb_dense_1")(nn.swish(temb))
         if self.num_classes is not None:
-            null = jnp.full(x.shape[:1], self.num_classes)
+            null = jnp.full(x.shape[:1], self.num_classes, jnp.int32)
             embed = nn.Embed(
                 self.num_classes + 1, 4 * self.channels, dtype=self.dtype, name="label"
             )
@@ -234,7 +234,7 @@ class UNet(nn.Module):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ValueError(f"UNet cannot be built with {field}={value}: it must be positive")
-        if not 0 <= self.dropout < 1:
+        if not 0 <= float(self.dropout) < 1:
             raise ValueError(f"UNet got dropout={self.dropout}, which is not a rate in [0, 1)")
         for width in (self.channels, *(self.channels * factor for factor in self.multipliers)):
             if width % self.groups:

@@ -89,7 +89,7 @@ def chunk_size(run: Trained) -> int:
     if jax.default_backend() != "cpu":
         return 64
     size = run.config.data.image_size
-    x, index = jnp.zeros((1, size, size, 3)), jnp.zeros(1, jnp.int32)
+    x, index = jnp.zeros((1, size, size, 3), jnp.float32), jnp.zeros(1, jnp.int32)
     cost = jax.jit(run.model.apply).lower(run.variables, x, index).cost_analysis() or {}
     return next((n for n in CHUNKS if n * cost.get("flops", WORK) >= WORK), CHUNKS[-1])
 
@@ -118,5 +118,13 @@ def drawn(
 
 
 def to_uint8(images: Any) -> np.ndarray:
-    """Images in [-1, 1] as uint8, rounded and clipped."""
-    return np.round(np.clip((np.asarray(images) + 1) * 127.5, 0, 255)).astype(np.uint8)
+    """Images in [-1, 1] as uint8, rounded and clipped.
+
+    Raises:
+      ValueError: when they hold integers.
+    """
+    images = np.asarray(images)
+    if images.dtype.kind in "biu":
+        raise ValueError(f"expected images in [-1, 1] to convert to uint8, got {images.dtype}")
+    images = images.astype(np.promote_types(images.dtype, np.float32))
+    return np.round(np.clip((images + 1) * 127.5, 0, 255)).astype(np.uint8)

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxddim.conditioning import warn_of_errors
+from jaxddim.numerics import images
 from jaxddim.predictions import made_with
 from jaxddim.sampling.loop import integrate
 from jaxddim.sampling.solver import Solver
@@ -167,15 +168,18 @@ def slerp(z0: jax.Array, z1: jax.Array, weight: jax.Array | float) -> jax.Array:
       z1: noise, [b, *d].
       weight: w in [0, 1], scalar or [b].
     Returns:
-      The interpolated noise, [b, *d].
+      The interpolated noise, float32 [b, *d].
+    Raises:
+      ValueError: when z0 or z1 holds integers.
     Source: arXiv 2010.02502, eq. 67.
     Example:
       >>> z0, z1 = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
       >>> slerp(z0, z1, 0.5).round(3).tolist()
       [[0.7070000171661377, 0.7070000171661377]]
     """
+    z0, z1 = images(jnp.float32, z0=z0, z1=z1)
     axes = tuple(range(1, z0.ndim))
-    weight = jnp.asarray(weight, z0.dtype)
+    weight = jnp.asarray(weight, jnp.float32)
     weight = (
         weight.reshape(weight.shape + (1,) * (z0.ndim - weight.ndim)) if weight.ndim else weight
     )
@@ -230,7 +234,8 @@ def interpolate(
       >>> interpolate(fn, schedule, jaxddim.timesteps(1000, 5), z0, z1, jnp.linspace(0, 1, 3)).shape
       (3, 1, 8)
     """
-    weights = jnp.asarray(weights)
+    z0, z1 = images(jnp.float32, z0=z0, z1=z1)
+    weights = jnp.asarray(weights, jnp.float32)
     if weights.ndim != 1:
         raise ValueError(f"weights must be a vector [n], got shape {weights.shape}")
     z = jax.vmap(slerp, (None, None, 0))(z0, z1, weights)

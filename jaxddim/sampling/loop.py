@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxddim.numerics import images
 from jaxddim.sampling.solver import Solver, StepFn, as_solver
 from jaxddim.sampling.steps import ddim_step
 from jaxddim.schedules import Schedule
@@ -59,7 +60,7 @@ def integrate(
       (None when keep is 0).
     Raises:
       ValueError: when the grid is not a vector of at least 2 times, keep does not lie in 0..S+1,
-        or step is neither a function nor a Solver.
+        step is neither a function nor a Solver, or x holds integers.
     Source: arXiv 2010.02502, section 4.2.
     Example:
       >>> import jaxddim
@@ -78,8 +79,7 @@ def integrate(
     if not 0 <= keep <= S + 1:
         raise ValueError(f"keep must lie in 0..{S + 1} for {S} steps, got {keep}")
     solver = as_solver(step)
-    x = jnp.asarray(x)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    (x,) = images(schedule.dtype, x=x)
     keys = example_keys(key, x.shape[0])
     kept = np.round(np.linspace(S, 0, keep)).astype(int)[::-1]
     visits = solver.stays + 1  # steps at each time of the grid
@@ -93,7 +93,7 @@ def integrate(
         t, s, slot = inputs
         gaussian, prediction, memory = solver.step(denoise_fn, schedule, x, t, s, memory)
         if keep:
-            pair = x, prediction.x0
+            pair = x, prediction.x0.astype(x.dtype)
             snapshots = jax.tree.map(
                 lambda all_, one: all_.at[slot].set(one, mode="drop"), snapshots, pair
             )
@@ -116,10 +116,13 @@ def integrate(
 def draw(keys: jax.Array, gaussian: Gaussian, number: jax.Array) -> jax.Array:
     """One draw per example, from ``fold_in(keys[i], number)``; the mean for a constant std of 0."""
     mean, std = gaussian
-    if isinstance(std, (float, np.ndarray)) and std == 0:
+    if isinstance(std, (float, np.ndarray)) and np.all(std == 0):
         return mean
-    noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), mean.shape[1:]))
-    return mean + std * noise(keys)
+
+    def noise(key: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.fold_in(key, number), mean.shape[1:], jnp.float32)
+
+    return mean + std * jax.vmap(noise)(keys)
 
 
 def example_keys(key: jax.Array, batch: int, first_index: int | jax.Array = 0) -> jax.Array:
@@ -128,7 +131,9 @@ def example_keys(key: jax.Array, batch: int, first_index: int | jax.Array = 0) -
         key = jax.random.wrap_key_data(key)
     if key.ndim == 1:
         return key
-    return jax.vmap(functools.partial(jax.random.fold_in, key))(first_index + jnp.arange(batch))
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(
+        first_index + jnp.arange(batch, dtype=jnp.int32)
+    )
 
 
 def sample(
@@ -169,6 +174,6 @@ def sample(
     """
     keys = example_keys(key, shape[0], first_index)
     # no sampling step starts at t = 0, so its fold is free for x_T
-    unit = Gaussian(jnp.zeros(shape), jnp.ones(()))
+    unit = Gaussian(jnp.zeros(shape, jnp.float32), jnp.float32(1))
     x_T = draw(keys, unit, jnp.int32(0))
     return integrate(keys, denoise_fn, schedule, timesteps, x_T, step=step)[0]

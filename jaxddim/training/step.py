@@ -12,15 +12,18 @@ is not its random initialisation. BatchNorm statistics are averaged in the same 
 """
 
 import functools
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
 from jaxddim.forward import q_sample
+from jaxddim.numerics import images, number
 from jaxddim.predictions import Kind, check_kind
 from jaxddim.schedules import Schedule
 from jaxddim.training.losses import Norm, Weighting, diffusion_loss
@@ -72,7 +75,9 @@ def create_state(
     key = _cheap(key)
 
     def create(key: jax.Array) -> TrainState:  # jit removes the forward pass
-        variables = dict(model.init(key, jnp.zeros(shape), jnp.zeros(shape[:1], jnp.int32)))
+        variables = dict(
+            model.init(key, jnp.zeros(shape, jnp.float32), jnp.zeros(shape[:1], jnp.int32))
+        )
         params = variables.pop("params")
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -129,7 +134,7 @@ def train_step(
       tx: the optimizer; it gets the gradient of the *mean* loss.
       schedule: the noise schedule.
       seed: seed of t, eps and dropout.
-      ema: decay of the running average after its warm-up, in [0, 1).
+      ema: decay of the running average after its warm-up, in [0, 1); may be traced.
       kind: what the network predicts.
       norm: "l1", "l2" or "huber".
       weighting: None, or a function of log_snr.
@@ -139,7 +144,8 @@ def train_step(
       The next state, and metrics: float32 scalars "loss" and "grad_norm" (before clipping).
     Raises:
       ValueError: for an unknown kind or norm, an eps-network on a schedule with zero terminal
-        SNR, an ema outside [0, 1), or a batch that does not divide into accumulate parts.
+        SNR, an ema outside [0, 1), images that hold integers, or a batch that does not divide
+        into accumulate parts.
     Source: arXiv 2006.11239, algorithm 1.
     Example:
       >>> import jaxddim, jaxddim.models
@@ -152,20 +158,20 @@ def train_step(
       (1, ['grad_norm', 'loss'])
     """
     check_kind(kind, schedule)
-    if not 0 <= ema < 1:
-        raise ValueError(f"ema must lie in [0, 1), got {ema}")
+    ema = number(ema, "ema", "lie in [0, 1)", lambda ema: (ema >= 0) & (ema < 1))
     x0, labels = (
         (batch["image"], batch.get("label")) if isinstance(batch, Mapping) else (batch, None)
     )
+    (x0,) = images(jnp.float32, batch=x0)
     if accumulate < 1 or x0.shape[0] % accumulate:
         raise ValueError(f"a batch of {x0.shape[0]} does not divide into {accumulate} equal parts")
 
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    key = jax.random.fold_in(_key(seed), state.step)
     if axis_name is not None:
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
     t_key, eps_key, dropout_key = jax.random.split(key, 3)
-    t = jax.random.randint(t_key, x0.shape[:1], 1, schedule.num_steps + 1)
-    eps = jax.random.normal(eps_key, x0.shape)
+    t = jax.random.randint(t_key, x0.shape[:1], 1, schedule.num_steps + 1, jnp.int32)
+    eps = jax.random.normal(eps_key, x0.shape, jnp.float32)
 
     def loss_fn(params, stats, x0, t, eps, labels, dropout_key):
         output, stats = apply_fn(
@@ -180,7 +186,7 @@ def train_step(
         loss = diffusion_loss(
             schedule, output, x0, t, eps, kind=kind, norm=norm, weighting=weighting
         )
-        return jnp.mean(loss), dict(stats)
+        return jnp.mean(loss, dtype=jnp.float32), dict(stats)
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     stats = {k: v for k, v in state.model_state.items() if not k.startswith(_EMA)}
@@ -197,7 +203,7 @@ def train_step(
             (loss, stats), grads = grad_fn(state.params, stats, *part[0], part[1])
             return (jax.tree.map(jnp.add, total, (loss, grads)), stats), None
 
-        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+        zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
         (total, stats), _ = lax.scan(add, (zero, stats), (parts, keys))
         loss, grads = jax.tree.map(lambda a: a / accumulate, total)
     if axis_name is not None:
@@ -207,7 +213,9 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     n = state.step.astype(jnp.float32)
     decay = jnp.minimum(ema, (1 + n) / (10 + n))
-    average = functools.partial(jax.tree.map, lambda old, new: decay * old + (1 - decay) * new)
+    average = functools.partial(
+        jax.tree.map, lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype)
+    )
     averaged = {_EMA + k: average(state.model_state[_EMA + k], v) for k, v in stats.items()}
     state = TrainState(
         step=state.step + 1,
@@ -217,6 +225,13 @@ def train_step(
         opt_state=opt_state,
     )
     return state, {"loss": loss, "grad_norm": _norm(grads)}
+
+
+def _key(seed: int | jax.Array) -> jax.Array:
+    """A key from the lower 32 bits of the seed, all that JAX uses if 64-bit types are off."""
+    if isinstance(seed, jax.Array):
+        return jax.random.key(seed.astype(jnp.uint32))
+    return jax.random.key(np.uint32(operator.index(seed) & 0xFFFFFFFF))
 
 
 def _cheap(key: jax.Array) -> jax.Array:
@@ -229,8 +244,8 @@ def _norm(tree: Any) -> jax.Array:
 
     def total(a: jax.Array) -> jax.Array:
         while a.size % 4 == 0 and a.size > 4096:
-            a = sum(a.reshape(4, -1), jnp.zeros(()))
+            a = sum(a.reshape(4, -1), jnp.float32(0))
         return jnp.sum(a)
 
-    squares = (total(jnp.square(a)) for a in jax.tree.leaves(tree))
-    return jnp.sqrt(sum(squares, jnp.zeros(())))
+    squares = (total(jnp.square(a.astype(jnp.float32))) for a in jax.tree.leaves(tree))
+    return jnp.sqrt(sum(squares, jnp.float32(0))).astype(jnp.float32)
