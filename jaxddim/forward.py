@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxddim import checks
 from jaxddim.numerics import safe_sqrt
 from jaxddim.schedules import Schedule
 from jaxddim.types import Gaussian
@@ -39,7 +40,7 @@ def q_sample(schedule: Schedule, x0: jax.Array, t: ArrayLike, eps: jax.Array) ->
     Returns:
       x_t, [b, *d], float32.
     Raises:
-      ValueError: when t is a Python or NumPy number outside 0..T.
+      ValueError: when t lies outside 0..T and is not traced.
     Source: arXiv 2006.11239, eq. 4; arXiv 2010.02502, eq. 4.
     Example:
       >>> import jaxddim
@@ -47,6 +48,7 @@ def q_sample(schedule: Schedule, x0: jax.Array, t: ArrayLike, eps: jax.Array) ->
       >>> bool(jnp.all(q_sample(jaxddim.linear(), x0, 0, 0 * x0) == x0))
       True
     """
+    checks.schedule(schedule)
     alpha, sigma = schedule.scales(t, x0.ndim)
     return alpha * x0 + sigma * eps
 
@@ -64,14 +66,16 @@ def q_step(schedule: Schedule, x_prev: jax.Array, t: ArrayLike, eps: jax.Array) 
     Returns:
       x_t, [b, *d], float32.
     Raises:
-      ValueError: when t is a Python or NumPy number outside 1..T.
+      ValueError: when t lies outside 1..T and is not traced.
     Source: arXiv 2006.11239, eq. 2.
     Example:
       >>> import jaxddim
       >>> q_step(jaxddim.linear(), jnp.ones((2, 8)), 1, jnp.zeros((2, 8))).shape
       (2, 8)
     """
-    s = np.asarray(t) - 1 if isinstance(t, (int, np.integer, np.ndarray)) else jnp.asarray(t) - 1
+    checks.schedule(schedule)
+    checks.times(t, schedule.num_steps, low=1)
+    s = jnp.asarray(t) - 1
     alpha_t, sigma_t = schedule.scales(t, x_prev.ndim)
     alpha_s, _ = schedule.scales(s, x_prev.ndim)
     snr_ratio = jnp.exp(snr_gap(schedule, t, s, x_prev.ndim))
@@ -101,7 +105,8 @@ def q_posterior(
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..].
     Raises:
-      ValueError: when eta lies outside [0, 1], or a Python or NumPy time outside 0..T.
+      ValueError: when eta lies outside [0, 1], or when a time that is not traced lies outside its
+        range.
     Source: arXiv 2010.02502, eq. 7; seed eq. 9.
     Example:
       >>> import jaxddim
@@ -110,6 +115,8 @@ def q_posterior(
       >>> bool(jnp.all(mean == x0)), float(std)
       (True, 0.0)
     """
+    checks.schedule(schedule)
+    checks.reverse(t, s, schedule.num_steps)
     alpha_t, sigma_t = schedule.scales(t, x0.ndim)
     alpha_s, _ = schedule.scales(s, x0.ndim)
     direction, std = direction_and_std(schedule, t, s, eta, x0.ndim)

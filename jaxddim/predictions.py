@@ -13,7 +13,6 @@ pair: to convert an eps-network's output to v, call `from_eps` and then `target`
 one that knows that networks take the 0-based index t - 1.
 """
 
-from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
@@ -21,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxddim import checks
 from jaxddim.numerics import float32
 from jaxddim.schedules import Schedule
-from jaxddim.types import DenoiseFn, Prediction
+from jaxddim.types import DenoiseFn, NetworkFn, Prediction
 
 Kind = Literal["eps", "x0", "v", "score"]
 
@@ -38,6 +38,9 @@ def from_eps(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike
       t: int32 times in 0..T, scalar or [b].
     Returns:
       Prediction with x0 and eps, [b, *d] float32 each.
+    Raises:
+      ValueError: when the output does not have the shape of x_t, or a time that is not traced lies
+        outside 0..T.
     Source: arXiv 2010.02502, eq. 9.
     Example:
       >>> import jaxddim
@@ -45,7 +48,7 @@ def from_eps(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike
       >>> from_eps(jaxddim.linear(), x, 0 * x, 0).x0.shape
       (2, 8)
     """
-    alpha, sigma = schedule.scales(t, x_t.ndim)
+    alpha, sigma = _scales(schedule, x_t, output, t)
     eps = float32(output)
     return Prediction((x_t - sigma * eps) / alpha, eps)
 
@@ -55,7 +58,7 @@ def from_x0(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike)
 
     Arguments and result as for `from_eps`.
     """
-    alpha, sigma = schedule.scales(t, x_t.ndim)
+    alpha, sigma = _scales(schedule, x_t, output, t)
     x0 = float32(output)
     clean = sigma == 0
     eps = jnp.where(clean, 0.0, (x_t - alpha * x0) / jnp.where(clean, 1.0, sigma))
@@ -69,7 +72,7 @@ def from_v(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike) 
 
     Source: arXiv 2202.00512, section 4 and appendix D.
     """
-    alpha, sigma = schedule.scales(t, x_t.ndim)
+    alpha, sigma = _scales(schedule, x_t, output, t)
     v = float32(output)
     return Prediction(alpha * x_t - sigma * v, sigma * x_t + alpha * v)
 
@@ -81,8 +84,17 @@ def from_score(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLi
 
     Source: arXiv 2011.13456, section 3.3.
     """
-    _, sigma = schedule.scales(t, x_t.ndim)
+    _, sigma = _scales(schedule, x_t, output, t)
     return from_eps(schedule, x_t, -sigma * float32(output), t)
+
+
+def _scales(
+    schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """(alpha_t, sigma_t), after checks of the network's output."""
+    checks.schedule(schedule)
+    checks.output(output, x_t.shape)
+    return schedule.scales(t, x_t.ndim)
 
 
 _FROM = {"eps": from_eps, "x0": from_x0, "v": from_v, "score": from_score}
@@ -94,6 +106,7 @@ def check_kind(kind: str, schedule: Schedule | None = None) -> None:
         raise ValueError(f"unknown kind {kind!r}; expected one of {', '.join(get_args(Kind))}")
     if schedule is None or kind not in ("eps", "score"):
         return
+    checks.schedule(schedule)
     if isinstance(schedule.log_snr, jax.core.Tracer):
         return
     if np.asarray(schedule.log_snr)[-1] == -np.inf:
@@ -117,7 +130,8 @@ def target(
     Returns:
       The target, [b, *d].
     Raises:
-      ValueError: for an unknown kind.
+      ValueError: for an unknown kind, or when a time that is not traced lies outside 0..T (1..T for
+        a score).
     Example:
       >>> import jaxddim
       >>> x0, eps = jnp.zeros((2, 8)), jnp.ones((2, 8))
@@ -125,6 +139,8 @@ def target(
       True
     """
     check_kind(kind)
+    checks.schedule(schedule)
+    checks.times(t, schedule.num_steps, low=1 if kind == "score" else 0)
     alpha, sigma = schedule.scales(t, x0.ndim)
     if kind == "eps":
         return eps
@@ -191,7 +207,7 @@ def threshold(
     Returns:
       A consistent Prediction with x0 in [-1, 1].
     Raises:
-      ValueError: when quantile lies outside (0, 1].
+      ValueError: when quantile lies outside (0, 1], or x_0 is a single vector.
     Source: arXiv 2205.11487, section 2.3.
     Example:
       >>> import jaxddim
@@ -203,6 +219,8 @@ def threshold(
     if not 0 < quantile <= 1:
         raise ValueError(f"quantile must lie in (0, 1], got {quantile}")
     x0 = prediction.x0
+    if x0.ndim < 2:
+        raise ValueError(f"threshold takes images [b, *d], got shape {x0.shape}")
     axes = tuple(range(1, x0.ndim))
     s = jnp.maximum(jnp.quantile(jnp.abs(x0), quantile, axis=axes, keepdims=True), 1.0)
     return from_x0(schedule, x_t, jnp.clip(x0, -s, s) / s, t)
@@ -210,7 +228,7 @@ def threshold(
 
 def as_denoiser(
     schedule: Schedule,
-    apply_fn: Callable[[jax.Array, jax.Array], jax.Array],
+    apply_fn: NetworkFn,
     *,
     kind: Kind = "eps",
     clip_x0: bool = True,
@@ -223,7 +241,8 @@ def as_denoiser(
     Args:
       schedule: the noise schedule that the network was trained with.
       apply_fn: ``apply_fn(x, index) -> output``, with parameters, conditioning and guidance
-        closed over; the output is converted to float32.
+        closed over; the output has the shape of x and is converted to float32. (This is not the
+        ``apply`` that `train_step` takes, which gets the variables and the training options.)
       kind: what the network was trained to output: "eps", "x0", "v" or "score".
       clip_x0: clip x_0 to [-1, 1] and re-derive eps. Use it to sample images, never for
         `encode`: clipping breaks its path.
@@ -231,7 +250,8 @@ def as_denoiser(
       A denoise_fn for `integrate`, `sample`, `encode` and `decode`.
     Raises:
       ValueError: for an unknown kind; for an eps- or score-network on a schedule with zero
-        terminal SNR.
+        terminal SNR; when apply_fn is no such function; at the first call, for an output that
+        is not one array of the shape of x, or a time that is not traced and outside 0..T.
     Example:
       >>> import jaxddim
       >>> schedule = jaxddim.linear()
@@ -239,9 +259,12 @@ def as_denoiser(
       >>> denoise_fn(jnp.ones((2, 4, 4, 3)), jnp.int32(500)).x0.shape
       (2, 4, 4, 3)
     """
+    checks.schedule(schedule)
     check_kind(kind, schedule)
+    checks.network(apply_fn)
 
     def denoise_fn(x: jax.Array, t: jax.Array) -> Prediction:
+        checks.times(t, schedule.num_steps)
         index = jnp.broadcast_to(jnp.maximum(jnp.asarray(t, jnp.int32) - 1, 0), x.shape[:1])
         prediction = _FROM[kind](schedule, x, apply_fn(x, index), t)
         return clip(schedule, x, prediction, t) if clip_x0 else prediction

@@ -31,6 +31,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxddim import checks
 from jaxddim.sampling.solver import Solver, StepFn, as_solver
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Gaussian, Prediction
@@ -60,7 +61,8 @@ def langevin_step(
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..]; at t = 0 the image itself.
     Raises:
-      ValueError: when snr lies outside (0, 1), or a Python or NumPy time outside 0..T.
+      ValueError: when snr lies outside (0, 1), the prediction does not have the shape of x, or a
+        time that is not traced lies outside 0..T.
     Source: arXiv 2011.13456, algorithms 4 and 5; arXiv 1907.05600, algorithm 1.
     Example:
       >>> import jaxddim, jax.numpy as jnp
@@ -71,6 +73,8 @@ def langevin_step(
     """
     del s  # the walk stays at t
     _check_snr(snr)
+    checks.schedule(schedule)
+    checks.pair(prediction, x.shape)
     _, sigma = schedule.scales(t, x.ndim)
     return Gaussian(x - 2 * snr**2 * sigma * prediction.eps, 2 * snr * sigma)
 

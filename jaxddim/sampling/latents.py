@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxddim import checks
 from jaxddim.sampling.loop import integrate
 from jaxddim.sampling.solver import Solver
 from jaxddim.schedules import Schedule
@@ -57,7 +58,8 @@ def encode(
     Returns:
       x_T, float32 [b, *d].
     Raises:
-      ValueError: when refine is negative, or as `integrate`.
+      ValueError: when refine is negative, as `integrate`, and when the grid rises or does not end
+        in 0.
     Source: arXiv 2010.02502, section 4.3 and 5.4.
     Example:
       >>> import jaxddim
@@ -71,8 +73,8 @@ def encode(
     """
     if refine < 0:
         raise ValueError(f"refine must be at least 0, got {refine}")
-    grid = jnp.asarray(timesteps, jnp.int32)[::-1]
-    no_key = jax.random.key(0)  # every step is deterministic
+    grid = checks.grid(timesteps, schedule)[::-1]
+    no_key = checks.new_key(0)  # every step is deterministic
     return integrate(no_key, denoise_fn, schedule, grid, x0, step=_encoder(refine))[0]
 
 
@@ -132,10 +134,11 @@ def decode(
     Returns:
       x_0, float32 [b, *d].
     Raises:
-      ValueError: as `integrate`.
+      ValueError: as `integrate`, and when the grid rises or does not end in 0.
     Source: arXiv 2010.02502, section 4.3.
     """
-    no_key = jax.random.key(0)  # every step is deterministic
+    timesteps = checks.grid(timesteps, schedule)
+    no_key = checks.new_key(0)  # every step is deterministic
     return integrate(no_key, denoise_fn, schedule, timesteps, x_T)[0]
 
 
@@ -151,14 +154,24 @@ def slerp(z0: jax.Array, z1: jax.Array, weight: jax.Array | float) -> jax.Array:
       weight: w in [0, 1], scalar or [b].
     Returns:
       The interpolated noise, [b, *d].
+    Raises:
+      ValueError: when z0 and z1 are not two arrays [b, *d] of one shape, or weight is neither a
+        scalar nor [b].
     Source: arXiv 2010.02502, eq. 67.
     Example:
       >>> z0, z1 = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
       >>> slerp(z0, z1, 0.5).round(3).tolist()
       [[0.7070000171661377, 0.7070000171661377]]
     """
+    if z0.ndim < 2 or z0.shape != z1.shape:
+        raise ValueError(
+            "z0 and z1 must be noises [b, *d] of one shape (a single vector z is z[None]), got "
+            f"shapes {z0.shape} and {z1.shape}"
+        )
     axes = tuple(range(1, z0.ndim))
     weight = jnp.asarray(weight, z0.dtype)
+    if weight.shape not in ((), z0.shape[:1]):
+        raise ValueError(f"weight must be a scalar or {z0.shape[:1]}, got shape {weight.shape}")
     weight = (
         weight.reshape(weight.shape + (1,) * (z0.ndim - weight.ndim)) if weight.ndim else weight
     )
@@ -201,7 +214,7 @@ def interpolate(
     Returns:
       Images, float32 [n, b, *d].
     Raises:
-      ValueError: when weights is not a vector, or as `integrate`.
+      ValueError: when weights is not a vector, as `slerp`, or as `decode`.
     Source: arXiv 2010.02502, section 5.3 and figure 6.
     Example:
       >>> import jaxddim

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxddim import checks
 from jaxddim.forward import direction_and_std, snr_gap
 from jaxddim.numerics import safe_sqrt
 from jaxddim.schedules import Schedule
@@ -51,7 +52,8 @@ def ddim_step(
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..]; std is 0 at s = 0.
     Raises:
-      ValueError: when eta lies outside [0, 1], or a Python or NumPy time outside 0..T.
+      ValueError: when eta lies outside [0, 1], the prediction is no pair of one shape, a time that
+        is not traced lies outside 0..T, or s is above t and eta above 0.
     Source: arXiv 2010.02502, eq. 12 and 16; seed eq. 12.
     Example:
       >>> import jaxddim
@@ -61,6 +63,10 @@ def ddim_step(
       (2, 8)
     """
     del x_t  # the pair (x0, eps) determines it
+    checks.schedule(schedule)
+    checks.pair(prediction, prediction[0].shape)
+    if isinstance(eta, (int, float)) and eta > 0:
+        checks.reverse(t, s, schedule.num_steps, low=0)
     x0, eps = prediction
     alpha_s, _ = schedule.scales(s, x0.ndim)
     direction, std = direction_and_std(schedule, t, s, eta, x0.ndim)
@@ -89,7 +95,8 @@ def ddpm_step(
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..]; std is 0 at s = 0.
     Raises:
-      ValueError: for an unknown variance, or a Python or NumPy time outside 0..T.
+      ValueError: for an unknown variance, a prediction that does not have the shape of x_t, or when
+        a time that is not traced lies outside its range.
     Source: arXiv 2006.11239, eq. 7 and section 3.2; arXiv 2010.02502, appendix D.3.
     Example:
       >>> import jaxddim
@@ -100,6 +107,9 @@ def ddpm_step(
     """
     if variance not in ("small", "large"):
         raise ValueError(f'variance must be "small" or "large", got {variance!r}')
+    checks.schedule(schedule)
+    checks.pair(prediction, x_t.shape)
+    checks.reverse(t, s, schedule.num_steps)
     alpha_t, sigma_t = schedule.scales(t, x_t.ndim)
     alpha_s, sigma_s = schedule.scales(s, x_t.ndim)
     drawn = -jnp.expm1(snr_gap(schedule, t, s, x_t.ndim))

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxddim import checks
 from jaxddim.numerics import float32
 from jaxddim.predictions import Kind, check_kind, target
 from jaxddim.schedules import Schedule
@@ -68,6 +69,8 @@ def diffusion_loss(
     check_kind(kind)
     if norm not in _NORMS:
         raise ValueError(f"unknown norm {norm!r}; expected one of {', '.join(_NORMS)}")
+    if not hasattr(output, "shape"):
+        checks.output(output, x0.shape)
     if not output.shape == x0.shape == eps.shape:
         raise ValueError(
             f"output, x0 and eps must have one shape, got {output.shape}, {x0.shape}, {eps.shape}"

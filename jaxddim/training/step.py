@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from jaxddim import checks
 from jaxddim.forward import q_sample
 from jaxddim.predictions import Kind, check_kind
 from jaxddim.schedules import Schedule
@@ -69,7 +70,7 @@ def create_state(
       0
     """
     shape = tuple(sample_shape) if len(sample_shape) % 2 == 0 else (1, *sample_shape)
-    key = _cheap(key)
+    key = _cheap(checks.single_key(key))
 
     def create(key: jax.Array) -> TrainState:  # jit removes the forward pass
         variables = dict(model.init(key, jnp.zeros(shape), jnp.zeros(shape[:1], jnp.int32)))
@@ -160,7 +161,7 @@ def train_step(
     if accumulate < 1 or x0.shape[0] % accumulate:
         raise ValueError(f"a batch of {x0.shape[0]} does not divide into {accumulate} equal parts")
 
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    key = jax.random.fold_in(checks.new_key(seed), state.step)
     if axis_name is not None:
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
     t_key, eps_key, dropout_key = jax.random.split(key, 3)
