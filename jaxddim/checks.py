@@ -205,6 +205,7 @@ def typed_key(key: Any) -> jax.Array:
             )
         kind = IMPLEMENTATION if key.shape[-1] == 2 else "rbg"
         key = jax.random.wrap_key_data(jnp.asarray(key), impl=kind)
+    key = jnp.asarray(key)
     if str(jax.random.key_impl(key)) == IMPLEMENTATION:
         return key
 
