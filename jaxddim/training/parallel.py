@@ -53,18 +53,26 @@ def _given_once(jitted: Callable[..., Any]) -> Callable[..., Any]:
 
 def _check_memory(state: Any) -> None:
     """Raises a ValueError for a state that a step has used, or that holds one array twice."""
-    leaves = [a for a in jax.tree.leaves(state) if isinstance(a, jax.Array)]
-    leaves = [a for a in leaves if not isinstance(a, jax.core.Tracer)]
-    if any(a.is_deleted() for a in leaves):
-        raise ValueError(
-            "this state was given to a step before, which reused its memory: go on with the state "
-            "that came back, as in state, metrics = step(state, batch), or keep a copy"
-        )
+    _check_unused(state)
+    leaves = _arrays(state)
     if len({id(a) for a in leaves}) < len(leaves):
         raise ValueError(
             "the state holds one array twice, and its memory can be reused once: copy it, as in "
             "ema_params=jax.tree.map(jnp.copy, params)"
         )
+
+
+def _check_unused(state: Any) -> None:
+    if any(a.is_deleted() for a in _arrays(state)):
+        raise ValueError(
+            "this state was given to a step before, which reused its memory: go on with the state "
+            "that came back, as in state, metrics = step(state, batch), or keep a copy"
+        )
+
+
+def _arrays(state: Any) -> list[jax.Array]:
+    leaves = jax.tree.leaves(state)
+    return [a for a in leaves if isinstance(a, jax.Array) and not isinstance(a, jax.core.Tracer)]
 
 
 def pmap_step(step_fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,7 +103,8 @@ def pmap_step(step_fn: Callable[..., Any]) -> Callable[..., Any]:
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         nonlocal checked
-        if state.step.ndim == 0 and not state.step.is_deleted():
+        _check_unused(state)
+        if state.step.ndim == 0:
             state = replicate(state)
         _check_memory(state)
         if not checked:
