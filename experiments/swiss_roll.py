@@ -25,7 +25,7 @@ from experiments.terminal import cli
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import save_text
 from experiments.trainer import monitor
-from jaxddim import TrainState
+from jaxddim import TrainState, checks
 from jaxddim.runs import checkpoints
 from jaxddim.runs import record as records
 from jaxddim.runs.config import flatten
@@ -86,7 +86,7 @@ def swiss_roll(config: SwissRollConfig) -> None:
 
 def key_of(config: SwissRollConfig, purpose: int) -> jax.Array:
     """The random key of a purpose."""
-    return jax.random.fold_in(jax.random.key(config.seed), purpose)
+    return jax.random.fold_in(checks.new_key(config.seed), purpose)
 
 
 def train(config: SwissRollConfig, console: Console) -> TrainState:

@@ -40,6 +40,7 @@ from jaxddim.schedules import (
     zero_terminal_snr,
 )
 from jaxddim.training.losses import diffusion_loss, min_snr, p2
+from jaxddim.training.networks import own_network
 from jaxddim.training.parallel import jit_step, pmap_step, replicate, unreplicate
 from jaxddim.training.step import TrainState, create_state, train_step, variables
 from jaxddim.types import DenoiseFn, Gaussian, Prediction, Trajectory
@@ -83,6 +84,7 @@ __all__ = [
     "likelihood",
     "linear",
     "min_snr",
+    "own_network",
     "p2",
     "pmap_step",
     "q_posterior",

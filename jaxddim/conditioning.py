@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxddim import checks
 from jaxddim.predictions import Kind, check_kind, made_with
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn
@@ -110,18 +111,13 @@ def warn_of_errors(
     Args:
       denoise_fn: the denoiser.
       schedule: the noise schedule.
-      timesteps: the grid of the path, int32 [S+1], decreasing.
+      timesteps: the grid of the path, int32 [S+1], decreasing, as `checks.grid` has found.
       encoded: whether the path is also followed upwards without refinement, which asks the network
         at the lower end of each step.
     """
-    made = made_with(denoise_fn)
-    if made is None or made.clip_x0:
+    made, grid = made_with(denoise_fn), checks.concrete(timesteps)
+    if made is None or made.clip_x0 or grid is None or checks.concrete(schedule.log_snr) is None:
         return
-    if any(isinstance(array, jax.core.Tracer) for array in (timesteps, schedule.log_snr)):
-        return
-    grid, T = np.asarray(timesteps), schedule.num_steps
-    if grid.ndim != 1 or grid.size < 2 or grid.min() < 0 or grid.max() > T:
-        return  # the loop says what is wrong
     check_kind(made.kind, schedule)
     high, low = grid[:-1], grid[1:]
     _warn(made.kind, schedule, high, low, _ways_down(made.kind, schedule, high))

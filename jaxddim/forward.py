@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxddim import checks
 from jaxddim.numerics import images, number, safe_sqrt
 from jaxddim.schedules import Schedule
 from jaxddim.types import Gaussian
@@ -41,7 +42,7 @@ def q_sample(schedule: Schedule, x0: jax.Array, t: ArrayLike, eps: jax.Array) ->
     Returns:
       x_t, [b, *d], float32.
     Raises:
-      ValueError: when t is a Python or NumPy number outside 0..T, or images hold integers.
+      ValueError: when t lies outside 0..T and is not traced, or images hold integers.
     Source: arXiv 2006.11239, eq. 4; arXiv 2010.02502, eq. 4.
     Example:
       >>> import jaxddim
@@ -49,6 +50,7 @@ def q_sample(schedule: Schedule, x0: jax.Array, t: ArrayLike, eps: jax.Array) ->
       >>> bool(jnp.all(q_sample(jaxddim.linear(), x0, 0, 0 * x0) == x0))
       True
     """
+    checks.schedule(schedule)
     x0, eps = images(schedule.dtype, x0=x0, eps=eps)
     alpha, sigma = schedule.scales(t, x0.ndim)
     return alpha * x0 + sigma * eps
@@ -67,16 +69,17 @@ def q_step(schedule: Schedule, x_prev: jax.Array, t: ArrayLike, eps: jax.Array) 
     Returns:
       x_t, [b, *d], float32.
     Raises:
-      ValueError: when t is a Python or NumPy number outside 1..T, or images hold integers.
+      ValueError: when t lies outside 1..T and is not traced, or images hold integers.
     Source: arXiv 2006.11239, eq. 2.
     Example:
       >>> import jaxddim
       >>> q_step(jaxddim.linear(), jnp.ones((2, 8)), 1, jnp.zeros((2, 8))).shape
       (2, 8)
     """
+    checks.schedule(schedule)
+    checks.times(t, schedule.num_steps, low=1)
     x_prev, eps = images(schedule.dtype, x_prev=x_prev, eps=eps)
-    known = isinstance(t, (int, np.integer, np.ndarray))
-    s = np.asarray(t, np.int64) - 1 if known else jnp.asarray(t, jnp.int32) - 1
+    s = jnp.asarray(t, jnp.int32) - 1
     alpha_t, sigma_t = schedule.scales(t, x_prev.ndim)
     alpha_s, _ = schedule.scales(s, x_prev.ndim)
     snr_ratio = jnp.exp(snr_gap(schedule, t, s, x_prev.ndim))
@@ -106,8 +109,8 @@ def q_posterior(
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..].
     Raises:
-      ValueError: when eta lies outside [0, 1], a Python or NumPy time outside 0..T, or images hold
-        integers.
+      ValueError: when eta lies outside [0, 1], a time that is not traced lies outside its range,
+        or images hold integers.
     Source: arXiv 2010.02502, eq. 7; seed eq. 9.
     Example:
       >>> import jaxddim
@@ -116,6 +119,8 @@ def q_posterior(
       >>> bool(jnp.all(mean == x0)), float(std)
       (True, 0.0)
     """
+    checks.schedule(schedule)
+    checks.reverse(t, s, schedule.num_steps)
     x0, x_t = images(schedule.dtype, x0=x0, x_t=x_t)
     alpha_t, sigma_t = schedule.scales(t, x0.ndim)
     alpha_s, _ = schedule.scales(s, x0.ndim)
@@ -139,6 +144,8 @@ def direction_and_std(
         '(for the larger variance of the paper use ddpm_step(variance="large"))'
     )
     eta = number(eta, "eta", "lie in [0, 1]", in_unit_interval, why)
+    if not isinstance(eta, jax.Array) and np.any(np.asarray(eta) > 0):
+        checks.reverse(t, s, schedule.num_steps, low=0)
     _, sigma_s = schedule.scales(s, ndim)
     gap = snr_gap(schedule, t, s, ndim)
     if isinstance(eta, (int, float)) and eta == 0:

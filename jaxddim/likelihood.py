@@ -38,10 +38,11 @@ from jax.scipy.special import log_ndtr
 from jax.scipy.stats import norm
 from jax.typing import DTypeLike
 
+from jaxddim import checks
 from jaxddim.forward import direction_and_std, q_posterior
 from jaxddim.numerics import images
-from jaxddim.sampling.loop import draw, example_keys
-from jaxddim.sampling.solver import StepFn
+from jaxddim.sampling.loop import draw
+from jaxddim.sampling.solver import StepFn, checked
 from jaxddim.sampling.steps import ddpm_step
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Gaussian
@@ -114,8 +115,8 @@ def variational_bound(
     Returns:
       Bound with prior [b], steps [S-1, b], decoder [b] and their sum total [b].
     Raises:
-      ValueError: when the grid is not a vector of at least 3 times that ends in 0, the step is
-        deterministic, or x0 holds integers.
+      ValueError: when the grid is not a vector of at least 3 times that decrease to 0, the step is
+        deterministic, or x0 holds integers; also as `jaxddim.integrate`.
     Source: arXiv 2006.11239, eq. 5 and section 3.3; seed eq. 13-16.
     Example:
       >>> import jaxddim
@@ -126,9 +127,9 @@ def variational_bound(
       >>> bound.steps.shape, bound.total.shape
       ((9, 2), (2,))
     """
-    grid = _grid(timesteps)
+    grid, denoise_fn = checks.grid(timesteps, schedule, least=2, strictly=True), checked(denoise_fn)
     (x0,) = images(schedule.dtype, x0=x0)
-    keys = example_keys(key, x0.shape[0], first_index)
+    keys = checks.example_keys(key, x0.shape[0], first_index)
     _, decoder_std = direction_and_std(schedule, grid[-3], grid[-2], 1.0, x0.ndim)
 
     def noisy(t):
@@ -220,8 +221,8 @@ def ode_log_likelihood(
     Returns:
       log p(x_0), the sum over the event dimensions, float32 [b].
     Raises:
-      ValueError: for an unknown probe, a grid that is not a vector of at least 3 times that ends
-        in 0, or an x0 that holds integers.
+      ValueError: for an unknown probe, a grid that is not a vector of at least 3 times that
+        decrease to 0, or an x0 that holds integers; also as `jaxddim.integrate`.
     Source: arXiv 2010.02502, eq. 13-14; arXiv 2011.13456, eq. 39-40; arXiv 1810.01367, eq. 7.
     Example:
       >>> import jaxddim
@@ -235,9 +236,10 @@ def ode_log_likelihood(
     """
     if probe not in _PROBES:
         raise ValueError(f"unknown probe {probe!r}; expected one of {', '.join(_PROBES)}")
-    grid = _grid(timesteps)[::-1]
+    grid = checks.grid(timesteps, schedule, least=2, strictly=True)[::-1]
+    denoise_fn = checked(denoise_fn)
     (x0,) = images(schedule.dtype, x0=x0)
-    keys = example_keys(key, x0.shape[0], first_index)
+    keys = checks.example_keys(key, x0.shape[0], first_index)
     z = jax.vmap(lambda key: _PROBES[probe](key, x0.shape[1:], jnp.float32))(keys)
 
     def slope(x, t):
@@ -304,8 +306,9 @@ def ode_bits_per_dim(
       >>> ode_bits_per_dim(jax.random.key(0), denoise_fn, schedule, grid, x0).shape
       (2,)
     """
+    checks.schedule(schedule)
     (x0,) = images(schedule.dtype, x0=x0)
-    keys = jax.vmap(jax.random.split)(example_keys(key, x0.shape[0], first_index))
+    keys = jax.vmap(jax.random.split)(checks.example_keys(key, x0.shape[0], first_index))
     uniform = jax.vmap(
         lambda key: jax.random.uniform(key, x0.shape[1:], jnp.float32, -HALF_BIN, HALF_BIN)
     )
@@ -313,16 +316,6 @@ def ode_bits_per_dim(
         keys[:, 0], denoise_fn, schedule, timesteps, x0 + uniform(keys[:, 1]), probe=probe
     )
     return -log_prob / (math.log(2) * x0[0].size) - math.log2(2 * HALF_BIN)
-
-
-def _grid(timesteps: jax.Array) -> jax.Array:
-    """The grid as int32; a ValueError when it is too short or does not end in 0."""
-    grid = jnp.asarray(timesteps, jnp.int32)
-    if grid.ndim != 1 or grid.size < 3:
-        raise ValueError(f"timesteps must be a vector [S+1], S >= 2, got shape {grid.shape}")
-    if not isinstance(timesteps, jax.core.Tracer) and (last := np.asarray(timesteps)[-1]) != 0:
-        raise ValueError(f"timesteps must end in 0, where the images are clean; got {last}")
-    return grid
 
 
 def _kl(q: Gaussian, p: Gaussian) -> jax.Array:

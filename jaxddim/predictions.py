@@ -13,7 +13,6 @@ pair: to convert an eps-network's output to v, call `from_eps` and then `target`
 one that knows that networks take the 0-based index t - 1.
 """
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -21,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxddim import checks
 from jaxddim.numerics import images, number
 from jaxddim.schedules import Schedule
-from jaxddim.types import DenoiseFn, Prediction
+from jaxddim.types import DenoiseFn, NetworkFn, Prediction
 
 Kind = Literal["eps", "x0", "v", "score"]
 
@@ -51,7 +51,8 @@ def from_eps(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike
     Returns:
       Prediction with x0 and eps, [b, *d] float32 each.
     Raises:
-      ValueError: when an array holds integers, or a Python or NumPy time lies outside 0..T.
+      ValueError: when the output does not have the shape of x_t, an array holds integers, or a time
+        that is not traced lies outside 0..T.
     Source: arXiv 2010.02502, eq. 9.
     Example:
       >>> import jaxddim
@@ -59,7 +60,7 @@ def from_eps(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike
       >>> from_eps(jaxddim.linear(), x, 0 * x, 0).x0.shape
       (2, 8)
     """
-    x_t, eps = images(schedule.dtype, x_t=x_t, output=output)
+    x_t, eps = _floats(schedule, x_t, output)
     alpha, sigma = schedule.scales(t, x_t.ndim)
     return Prediction((x_t - sigma * eps) / alpha, eps)
 
@@ -69,7 +70,7 @@ def from_x0(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike)
 
     Arguments and result as for `from_eps`.
     """
-    x_t, x0 = images(schedule.dtype, x_t=x_t, output=output)
+    x_t, x0 = _floats(schedule, x_t, output)
     alpha, sigma = schedule.scales(t, x_t.ndim)
     clean = sigma == 0
     eps = jnp.where(clean, 0.0, (x_t - alpha * x0) / jnp.where(clean, 1.0, sigma))
@@ -83,7 +84,7 @@ def from_v(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike) 
 
     Source: arXiv 2202.00512, section 4 and appendix D.
     """
-    x_t, v = images(schedule.dtype, x_t=x_t, output=output)
+    x_t, v = _floats(schedule, x_t, output)
     alpha, sigma = schedule.scales(t, x_t.ndim)
     return Prediction(alpha * x_t - sigma * v, sigma * x_t + alpha * v)
 
@@ -95,9 +96,16 @@ def from_score(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLi
 
     Source: arXiv 2011.13456, section 3.3.
     """
-    x_t, score = images(schedule.dtype, x_t=x_t, output=output)
+    x_t, score = _floats(schedule, x_t, output)
     _, sigma = schedule.scales(t, x_t.ndim)
     return from_eps(schedule, x_t, -sigma * score, t)
+
+
+def _floats(schedule: Schedule, x_t: jax.Array, output: jax.Array) -> list[jax.Array]:
+    """x_t and the network's output in the schedule's type, after checks of the output."""
+    checks.schedule(schedule)
+    checks.output(output, x_t.shape)
+    return images(schedule.dtype, x_t=x_t, output=output)
 
 
 _FROM = {"eps": from_eps, "x0": from_x0, "v": from_v, "score": from_score}
@@ -109,6 +117,7 @@ def check_kind(kind: str, schedule: Schedule | None = None) -> None:
         raise ValueError(f"unknown kind {kind!r}; expected one of {', '.join(get_args(Kind))}")
     if schedule is None or kind not in ("eps", "score"):
         return
+    checks.schedule(schedule)
     if isinstance(schedule.log_snr, jax.core.Tracer):
         return
     if np.asarray(schedule.log_snr)[-1] == -np.inf:
@@ -132,7 +141,8 @@ def target(
     Returns:
       The target, float32 [b, *d].
     Raises:
-      ValueError: for an unknown kind, or when x0 or eps holds integers.
+      ValueError: for an unknown kind, when a time that is not traced lies outside 0..T (1..T for a
+        score), or when x0 or eps holds integers.
     Example:
       >>> import jaxddim
       >>> x0, eps = jnp.zeros((2, 8)), jnp.ones((2, 8))
@@ -140,6 +150,8 @@ def target(
       True
     """
     check_kind(kind)
+    checks.schedule(schedule)
+    checks.times(t, schedule.num_steps, low=1 if kind == "score" else 0)
     x0, eps = images(schedule.dtype, x0=x0, eps=eps)
     alpha, sigma = schedule.scales(t, x0.ndim)
     if kind == "eps":
@@ -187,6 +199,7 @@ def clip(
     known = not isinstance(low, jax.Array) and not isinstance(high, jax.Array)
     if known and not np.all(np.less(low, high)):
         raise ValueError(f"low must be below high, got low={low}, high={high}")
+    checks.schedule(schedule)
     (x0,) = images(schedule.dtype, x0=prediction.x0)
     return from_x0(schedule, x_t, jnp.clip(x0, low, high), t)
 
@@ -213,7 +226,8 @@ def threshold(
     Returns:
       A consistent Prediction with x0 in [-1, 1].
     Raises:
-      ValueError: when quantile lies outside (0, 1], or an array holds integers.
+      ValueError: when quantile lies outside (0, 1], x_0 is a single vector, or an array holds
+        integers.
     Source: arXiv 2205.11487, section 2.3.
     Example:
       >>> import jaxddim
@@ -223,7 +237,10 @@ def threshold(
       1.0
     """
     quantile = number(quantile, "quantile", "lie in (0, 1]", lambda q: (q > 0) & (q <= 1))
+    checks.schedule(schedule)
     (x0,) = images(schedule.dtype, x0=prediction.x0)
+    if x0.ndim < 2:
+        raise ValueError(f"threshold takes images [b, *d], got shape {x0.shape}")
     axes = tuple(range(1, x0.ndim))
     s = jnp.maximum(jnp.quantile(jnp.abs(x0), quantile, axis=axes, keepdims=True), 1.0)
     return from_x0(schedule, x_t, jnp.clip(x0, -s, s) / s, t)
@@ -231,7 +248,7 @@ def threshold(
 
 def as_denoiser(
     schedule: Schedule,
-    apply_fn: Callable[[jax.Array, jax.Array], jax.Array],
+    apply_fn: NetworkFn,
     *,
     kind: Kind = "eps",
     clip_x0: bool = True,
@@ -244,7 +261,8 @@ def as_denoiser(
     Args:
       schedule: the noise schedule that the network was trained with.
       apply_fn: ``apply_fn(x, index) -> output``, with parameters, conditioning and guidance
-        closed over; the output is converted to float32.
+        closed over; the output has the shape of x and is converted to float32. (This is not the
+        ``apply`` that `train_step` takes, which gets the variables and the training options.)
       kind: what the network was trained to output: "eps", "x0", "v" or "score".
       clip_x0: clip x_0 to [-1, 1] and re-derive eps. Use it to sample images, never for
         `encode`: clipping breaks its path. Without it, an eps- or score-network needs a grid that
@@ -253,7 +271,8 @@ def as_denoiser(
       A denoise_fn for `integrate`, `sample`, `encode` and `decode`.
     Raises:
       ValueError: for an unknown kind; for an eps- or score-network on a schedule with zero
-        terminal SNR.
+        terminal SNR; when apply_fn is no such function; at the first call, for an output that
+        is not one array of the shape of x, or a time that is not traced and outside 0..T.
     Example:
       >>> import jaxddim
       >>> schedule = jaxddim.linear()
@@ -261,9 +280,12 @@ def as_denoiser(
       >>> denoise_fn(jnp.ones((2, 4, 4, 3)), jnp.int32(500)).x0.shape
       (2, 4, 4, 3)
     """
+    checks.schedule(schedule)
     check_kind(kind, schedule)
+    checks.network(apply_fn)
 
     def denoise_fn(x: jax.Array, t: jax.Array) -> Prediction:
+        checks.times(t, schedule.num_steps)
         index = jnp.broadcast_to(jnp.maximum(jnp.asarray(t, jnp.int32) - 1, 0), x.shape[:1])
         prediction = _FROM[kind](schedule, x, apply_fn(x, index), t)
         return clip(schedule, x, prediction, t) if clip_x0 else prediction

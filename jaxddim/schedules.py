@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxddim import checks
 from jaxddim.numerics import nan_unless, safe_sqrt, whole_number
 
 
@@ -54,16 +55,11 @@ class Schedule(NamedTuple):
     def log_snr_at(self, t: ArrayLike, ndim: int = 0) -> jax.Array:
         """log_snr at t, with trailing axes of length 1 up to rank ``ndim``.
 
-        A Python or NumPy t outside 0..T raises a ValueError; a traced one yields
-        NaN (plain indexing would wrap or clamp it silently).
+        A t outside 0..T, or one that is no whole number, raises a ValueError; a traced one
+        outside yields NaN (plain indexing would wrap or clamp it silently).
         """
-        known = isinstance(t, (int, np.integer, np.ndarray))
-        if known and np.size(t):
-            low, high = np.min(t), np.max(t)
-            if low < 0 or high > self.num_steps:
-                raise ValueError(
-                    f"t must lie in 0..{self.num_steps} for this schedule, got {low}..{high}"
-                )
+        checks.times(t, self.num_steps)
+        known = checks.concrete(t) is not None
         t = jnp.asarray(t)
         value = jnp.asarray(self.log_snr).at[t].get(mode="clip", wrap_negative_indices=False)
         if not known:
@@ -79,7 +75,7 @@ class Schedule(NamedTuple):
         Returns:
           alpha_t and sigma_t, float32, scalar for a scalar t, else [b, 1, ..] of rank ndim.
         Raises:
-          ValueError: when t is a Python or NumPy number outside 0..T.
+          ValueError: when t lies outside 0..T and is not traced.
         Example:
           >>> import numpy as np
           >>> alpha, sigma = linear(1000).scales(np.array([0, 1000]), ndim=4)
@@ -249,6 +245,7 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
       >>> float(zero_terminal_snr(linear()).log_snr[-1])
       -inf
     """
+    checks.schedule(schedule)
     if schedule.num_steps < 2:
         raise ValueError("zero_terminal_snr needs a schedule with at least 2 steps")
     log_snr = np.asarray(schedule.log_snr, np.float64)[1:]

@@ -13,7 +13,7 @@ import numpy as np
 
 import jaxddim
 from experiments.terminal.progress import tracked
-from jaxddim import likelihood
+from jaxddim import checks, likelihood
 from jaxddim.conditioning import fraction_of
 from jaxddim.runs.drawing import chunk_size
 from jaxddim.runs.trained import Trained
@@ -98,7 +98,7 @@ def _measured(run: Trained, images: np.ndarray, seed: int, of_chunk: ChunkFn) ->
     compiled, parts = jaxddim.compiled(of_chunk), []
     for start in tracked(range(0, n, chunk), "bits per dimension"):
         x0 = images[np.arange(start, start + chunk) % n].astype(np.float32) / 127.5 - 1
-        found = compiled(run.variables, jax.random.key(seed), x0, np.int32(start))
+        found = compiled(run.variables, checks.new_key(seed), x0, np.int32(start))
         parts.append({k: np.asarray(v, np.float64)[: n - start] for k, v in found.items()})
     terms = {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
     error = float(terms["value"].std(ddof=1) / n**0.5) if n > 1 else 0.0

@@ -22,6 +22,7 @@ import numpy as np
 import jaxddim
 from experiments.reproduction import plots, texts
 from experiments.reproduction.study import Result, Study
+from jaxddim import checks
 
 STEPS, IMAGES, PIXELS = 50, 4, 5
 NEGLIGIBLE = 1 / 255
@@ -73,7 +74,7 @@ def paths(
 
     @jaxddim.compiled
     def ddim(variables: Any) -> jax.Array:
-        no_key = jax.random.key(0)  # every step is deterministic
+        no_key = checks.new_key(0)  # every step is deterministic
         args = no_key, run.denoiser(variables), schedule, grid, x_T
         _, path = jaxddim.integrate(*args, keep=grid.size)
         assert path is not None  # keep > 0

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import jaxddim
 from experiments.terminal import pictures
 from experiments.trainer.log import Log
+from jaxddim import checks
 from jaxddim.runs.config import Config
 from jaxddim.runs.drawing import to_uint8
 
@@ -33,7 +34,7 @@ def make_sampler(
         denoise_fn = jaxddim.as_denoiser(
             schedule, lambda x, index: model.apply(variables, x, index), kind=config.diffusion.kind
         )
-        key = jax.random.key(config.seed)
+        key = checks.new_key(config.seed)
         x_T = jax.random.normal(key, (n, size, size, 3), jnp.float32)
         x, path = jaxddim.integrate(key, denoise_fn, schedule, grid, x_T, keep=keep)
         assert path is not None  # keep > 0

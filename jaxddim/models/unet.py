@@ -29,6 +29,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxddim import checks
 from jaxddim.cpu.spread import spread
 from jaxddim.models.embedding import check_inputs, check_size, sinusoidal
 from jaxddim.models.layers import Conv, Dense
@@ -132,7 +133,8 @@ class UNet(nn.Module):
       dtype: of the computation; parameters, statistics, softmax and the output are float32.
     Raises:
       ValueError: at the first call, when an argument has the wrong shape or type, a channel count
-        cannot be split into `groups`, or an image cannot be halved at each level.
+        cannot be split into `groups`, an image cannot be halved at each level, an attention size is
+        that of no level, or a label that is not traced lies outside 0..num_classes.
     Source: arXiv 2006.11239, appendix B; arXiv 2010.02502, appendix D.1.
     Example:
       >>> x, index = jnp.zeros([2, 32, 32, 3]), jnp.array([0, 999])
@@ -245,12 +247,22 @@ class UNet(nn.Module):
                 )
         why = f"patch={self.patch} and {levels - 1} halvings between {levels} levels divide them"
         check_size("UNet", x, self.patch * 2 ** (levels - 1), why)
+        smaller = min(x.shape[1:3]) // self.patch
+        sizes = [smaller // 2**level for level in range(levels)]
+        if missing := [size for size in self.attention if size not in sizes]:
+            raise ValueError(
+                f"UNet cannot have attention={tuple(self.attention)}: no level of a "
+                f"{x.shape[1]}x{x.shape[2]} image has size {missing[0]}, they have "
+                f"{', '.join(map(str, sizes))}"
+            )
         if label is None:
             return
         if self.num_classes is None:
             raise ValueError("UNet got a label, but was built without num_classes")
-        if label.shape != index.shape or not jnp.issubdtype(label.dtype, jnp.integer):
+        shape, dtype = getattr(label, "shape", None), getattr(label, "dtype", jnp.bool_)
+        if shape != index.shape or not jnp.issubdtype(dtype, jnp.integer):
             raise ValueError(
                 f"UNet takes one integer label for each of the {x.shape[0]} examples, got "
-                f"{label.dtype}{list(label.shape)}"
+                f"{checks.described(label)}"
             )
+        checks.classes(label, self.num_classes + 1, "label")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxddim import schedules
+from jaxddim import checks, schedules
 from jaxddim.models.simple_unet import SimpleUNet
 from jaxddim.models.unet import UNet
 from jaxddim.predictions import check_kind
@@ -106,7 +106,7 @@ def build_optimizer(config: OptimConfig) -> optax.GradientTransformation:
 def new_state(setup: Setup) -> TrainState:
     """The state of the run before its first step."""
     size = setup.config.data.image_size
-    key = jax.random.key(setup.config.seed)
+    key = checks.new_key(setup.config.seed)
     return create_state(key, setup.model, setup.tx, (1, size, size, 3))
 
 

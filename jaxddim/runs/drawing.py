@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxddim import checks
 from jaxddim.cpu.runtime import compiled
 from jaxddim.grids import timesteps
-from jaxddim.runs.errors import run_errors
+from jaxddim.runs.errors import RunError, run_errors
 from jaxddim.runs.trained import Trained
 from jaxddim.sampling.loop import sample
 from jaxddim.sampling.steps import ddim_step, ddpm_step
@@ -66,7 +67,7 @@ def sampler(config: DrawConfig, run: Trained, chunk: int) -> Callable[[int], jax
 
     @compiled
     def draw(variables: Any, first_index: jax.Array) -> jax.Array:
-        key, denoise_fn = jax.random.key(config.seed), run.denoiser(variables)
+        key, denoise_fn = checks.new_key(config.seed), run.denoiser(variables)
         return sample(
             key, denoise_fn, run.schedule, grid, shape, step=step, first_index=first_index
         )
@@ -122,9 +123,17 @@ def to_uint8(images: Any) -> np.ndarray:
 
     Raises:
       ValueError: when they hold integers.
+      RunError: when they hold NaN or infinity, which would become black or white pixels.
     """
     images = np.asarray(images)
     if images.dtype.kind in "biu":
         raise ValueError(f"expected images in [-1, 1] to convert to uint8, got {images.dtype}")
     images = images.astype(np.promote_types(images.dtype, np.float32))
+    if not np.isfinite(images).all():
+        share = 1 - np.isfinite(images).mean(dtype=np.float64)
+        raise RunError(
+            f"the images drawn are not finite ({share:.0%} of the values are NaN or infinite), so "
+            "no picture was written: training has diverged, or the weights are damaged; take an "
+            "earlier --checkpoint, or train again with a lower --optim.learning-rate"
+        )
     return np.round(np.clip((images + 1) * 127.5, 0, 255)).astype(np.uint8)

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxddim import checks
 from jaxddim.numerics import images, number
 from jaxddim.sampling.solver import Solver, StepFn, as_solver
 from jaxddim.schedules import Schedule
@@ -61,8 +62,8 @@ def langevin_step(
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..]; at t = 0 the image itself.
     Raises:
-      ValueError: when snr lies outside (0, 1), a Python or NumPy time outside 0..T, or images hold
-        integers.
+      ValueError: when snr lies outside (0, 1), the prediction does not have the shape of x, a time
+        that is not traced lies outside 0..T, or images hold integers.
     Source: arXiv 2011.13456, algorithms 4 and 5; arXiv 1907.05600, algorithm 1.
     Example:
       >>> import jaxddim, jax.numpy as jnp
@@ -73,6 +74,8 @@ def langevin_step(
     """
     del s  # the walk stays at t
     snr = _checked(snr)
+    checks.schedule(schedule)
+    checks.pair(prediction, x.shape)
     x, eps = images(schedule.dtype, x=x, eps=prediction.eps)
     _, sigma = schedule.scales(t, x.ndim)
     return Gaussian(x - 2 * snr**2 * sigma * eps, 2 * snr * sigma)

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxddim import checks
 from jaxddim.conditioning import warn_of_errors
 from jaxddim.numerics import images
 from jaxddim.predictions import made_with
@@ -62,7 +63,8 @@ def encode(
     Returns:
       x_T, float32 [b, *d].
     Raises:
-      ValueError: when refine is negative, or as `integrate`.
+      ValueError: when refine is negative, as `integrate`, and when the grid rises or does not end
+        in 0.
     Warns:
       UserWarning: when a step multiplies the network's error more than tenfold (known for
         denoisers of `as_denoiser` and values that are not traced).
@@ -79,9 +81,9 @@ def encode(
     """
     if refine < 0:
         raise ValueError(f"refine must be at least 0, got {refine}")
+    grid = checks.grid(timesteps, schedule)[::-1]
     warn_of_errors(denoise_fn, schedule, timesteps, encoded=not refine)
-    grid = jnp.asarray(timesteps, jnp.int32)[::-1]
-    no_key = jax.random.key(0)  # every step is deterministic
+    no_key = checks.new_key(0)  # every step is deterministic
     made = made_with(denoise_fn)
     # from_x0 sets eps = 0 at t = 0; at t = 1 it would divide the network's error by sigma_1
     first = 0 if made and made.kind == "x0" else 1
@@ -147,14 +149,15 @@ def decode(
     Returns:
       x_0, float32 [b, *d].
     Raises:
-      ValueError: as `integrate`.
+      ValueError: as `integrate`, and when the grid rises or does not end in 0.
     Warns:
       UserWarning: as `encode`; never where x_0 is clipped.
     Source: arXiv 2010.02502, section 4.3.
     """
+    grid = checks.grid(timesteps, schedule)
     warn_of_errors(denoise_fn, schedule, timesteps)
-    no_key = jax.random.key(0)  # every step is deterministic
-    return integrate(no_key, denoise_fn, schedule, timesteps, x_T)[0]
+    no_key = checks.new_key(0)  # every step is deterministic
+    return integrate(no_key, denoise_fn, schedule, grid, x_T)[0]
 
 
 def slerp(z0: jax.Array, z1: jax.Array, weight: jax.Array | float) -> jax.Array:
@@ -170,7 +173,8 @@ def slerp(z0: jax.Array, z1: jax.Array, weight: jax.Array | float) -> jax.Array:
     Returns:
       The interpolated noise, float32 [b, *d].
     Raises:
-      ValueError: when z0 or z1 holds integers.
+      ValueError: when z0 and z1 are not two arrays [b, *d] of one shape, or hold integers, or
+        weight is neither a scalar nor [b].
     Source: arXiv 2010.02502, eq. 67.
     Example:
       >>> z0, z1 = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
@@ -178,8 +182,15 @@ def slerp(z0: jax.Array, z1: jax.Array, weight: jax.Array | float) -> jax.Array:
       [[0.7070000171661377, 0.7070000171661377]]
     """
     z0, z1 = images(jnp.float32, z0=z0, z1=z1)
+    if z0.ndim < 2 or z0.shape != z1.shape:
+        raise ValueError(
+            "z0 and z1 must be noises [b, *d] of one shape (a single vector z is z[None]), got "
+            f"shapes {z0.shape} and {z1.shape}"
+        )
     axes = tuple(range(1, z0.ndim))
     weight = jnp.asarray(weight, jnp.float32)
+    if weight.shape not in ((), z0.shape[:1]):
+        raise ValueError(f"weight must be a scalar or {z0.shape[:1]}, got shape {weight.shape}")
     weight = (
         weight.reshape(weight.shape + (1,) * (z0.ndim - weight.ndim)) if weight.ndim else weight
     )
@@ -222,7 +233,7 @@ def interpolate(
     Returns:
       Images, float32 [n, b, *d].
     Raises:
-      ValueError: when weights is not a vector, or as `integrate`.
+      ValueError: when weights is not a vector, as `slerp`, or as `decode`.
     Warns:
       UserWarning: as `decode`.
     Source: arXiv 2010.02502, section 5.3 and figure 6.

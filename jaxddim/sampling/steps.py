@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxddim import checks
 from jaxddim.forward import direction_and_std, snr_gap
 from jaxddim.numerics import images, safe_sqrt
 from jaxddim.schedules import Schedule
@@ -51,8 +52,8 @@ def ddim_step(
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..]; std is 0 at s = 0.
     Raises:
-      ValueError: when eta lies outside [0, 1], a Python or NumPy time outside 0..T, or images hold
-        integers.
+      ValueError: when eta lies outside [0, 1], the prediction is no pair of one shape, a time that
+        is not traced lies outside 0..T, s is above t and eta above 0, or images hold integers.
     Source: arXiv 2010.02502, eq. 12 and 16; seed eq. 12.
     Example:
       >>> import jaxddim
@@ -62,9 +63,11 @@ def ddim_step(
       (2, 8)
     """
     del x_t  # the pair (x0, eps) determines it
-    x0, eps = images(schedule.dtype, x0=prediction.x0, eps=prediction.eps)
-    alpha_s, _ = schedule.scales(s, x0.ndim)
+    checks.schedule(schedule)
+    checks.pair(prediction, prediction[0].shape)
+    x0, eps = images(schedule.dtype, x0=prediction[0], eps=prediction[1])
     direction, std = direction_and_std(schedule, t, s, eta, x0.ndim)
+    alpha_s, _ = schedule.scales(s, x0.ndim)
     return Gaussian(alpha_s * x0 + direction * eps, std)
 
 
@@ -90,8 +93,8 @@ def ddpm_step(
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..]; std is 0 at s = 0.
     Raises:
-      ValueError: for an unknown variance, a Python or NumPy time outside 0..T, or images that hold
-        integers.
+      ValueError: for an unknown variance, a prediction that does not have the shape of x_t, a time
+        that is not traced and lies outside its range, or images that hold integers.
     Source: arXiv 2006.11239, eq. 7 and section 3.2; arXiv 2010.02502, appendix D.3.
     Example:
       >>> import jaxddim
@@ -102,6 +105,9 @@ def ddpm_step(
     """
     if variance not in ("small", "large"):
         raise ValueError(f'variance must be "small" or "large", got {variance!r}')
+    checks.schedule(schedule)
+    checks.pair(prediction, x_t.shape)
+    checks.reverse(t, s, schedule.num_steps)
     x_t, x0 = images(schedule.dtype, x_t=x_t, x0=prediction.x0)
     alpha_t, sigma_t = schedule.scales(t, x_t.ndim)
     alpha_s, sigma_s = schedule.scales(s, x_t.ndim)

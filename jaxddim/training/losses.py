@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxddim import checks
 from jaxddim.numerics import images, number
 from jaxddim.predictions import Kind, check_kind, target
 from jaxddim.schedules import Schedule
@@ -71,6 +72,9 @@ def diffusion_loss(
     check_kind(kind)
     if norm not in _NORMS:
         raise ValueError(f"unknown norm {norm!r}; expected one of {', '.join(_NORMS)}")
+    checks.schedule(schedule)
+    if not hasattr(output, "shape"):
+        checks.output(output, x0.shape)
     output, x0, eps = images(schedule.dtype, output=output, x0=x0, eps=eps)
     if not output.shape == x0.shape == eps.shape:
         raise ValueError(

@@ -12,9 +12,8 @@ import pytest
 
 import jaxddim
 from experiments.evaluation.features import loading
-from jaxddim import discrete, likelihood
+from jaxddim import checks, discrete, likelihood
 from jaxddim.runs.drawing import to_uint8
-from jaxddim.training.step import _key
 from tests import precision
 from tests.precision import CASES, DENOISE, GRID, SCHEDULE, S, T
 from tests.tiny import REPOSITORY
@@ -173,10 +172,10 @@ def test_probabilities_and_logits_of_every_float_type_are_used_in_float32(dtype)
 @pytest.mark.parametrize("seed", [0, 7, -1, 2**31, 2**32 + 5, -(2**40), np.int64(3), np.uint8(9)])
 def test_a_seed_gives_the_same_key_with_64_bit_types(seed):
     with jax.enable_x64(True):
-        wide = jax.random.key_data(_key(seed))
+        wide = jax.random.key_data(checks.new_key(seed))
     expected = jax.random.key_data(jax.random.key(seed))
-    chex.assert_trees_all_equal(jax.random.key_data(_key(seed)), expected, wide)
-    array = jax.random.key_data(_key(jnp.uint32(int(seed) % 2**32)))
+    chex.assert_trees_all_equal(jax.random.key_data(checks.new_key(seed)), expected, wide)
+    array = jax.random.key_data(checks.new_key(jnp.uint32(int(seed) % 2**32)))
     chex.assert_trees_all_equal(array, expected)
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import jaxddim
+from experiments.data import cache
 from experiments.reproduction import (
     consistency,
     interpolation,
@@ -190,6 +191,12 @@ def test_noises_are_unit_and_their_own(make):
     assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.1
     assert float(jnp.std(one)) == pytest.approx(1, abs=0.05)
     np.testing.assert_array_equal(one, make().noise((50,), "arcs"))
+
+
+def test_noise_does_not_depend_on_the_format_of_the_image_cache(make, monkeypatch):
+    before = make().noise((1,), "arcs")
+    monkeypatch.setattr(cache, "FORMAT", 99)
+    np.testing.assert_array_equal(make().noise((1,), "arcs"), before)
 
 
 # -- table 1 -----------------------------------------------------------------------------
