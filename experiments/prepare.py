@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from experiments.data.sources import cifar10, prepared, stanford_cars
 from experiments.terminal import cli
+from experiments.terminal.progress import stage
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def prepare(config: PrepareConfig) -> Prepared:
       UserError: when there are no files to prepare from, or they are damaged.
     """
     source = stanford_cars if config.source == "cars196" else cifar10
-    folder, notes = source.ensure(config.path, config.data_dir)
+    with stage(f"looking for the files of {config.source}", wait=True, spinner=False):
+        folder, notes = source.ensure(config.path, config.data_dir)
     sizes = prepared.split_sizes(source.builder(config.data_dir))
     return Prepared(folder, sizes, notes)
 
