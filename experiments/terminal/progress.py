@@ -74,9 +74,15 @@ class _Lines:
 _lines = _Lines()
 
 
-def say(text: str) -> None:
-    """Writes a line on stderr, on a terminal too: for what must run undisturbed by a spinner."""
-    _lines.say(text)
+def say(text: str, *, every: float = 0.0) -> None:
+    """Writes a line on stderr, on a terminal too: for what must run undisturbed by a spinner.
+
+    Args:
+      text: what is being done.
+      every: no line if there was one less than this many seconds ago.
+    """
+    if time.monotonic() - _lines.latest >= every:
+        _lines.say(text)
 
 
 def heard() -> None:
@@ -123,8 +129,7 @@ def ticks(
     of = "" if total is None else f" of {total}"
 
     def tell(number: int, note: str = "") -> None:
-        if time.monotonic() - _lines.latest >= (EVERY if every is None else every):
-            say(f"{what}: {unit} {number}{of}{note}")
+        say(f"{what}: {unit} {number}{of}{note}", every=EVERY if every is None else every)
 
     return tell
 
