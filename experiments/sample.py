@@ -22,7 +22,10 @@ from jaxddim.runs.drawing import DrawConfig, drawn
 
 @dataclass(frozen=True)
 class SampleConfig(DrawConfig):
-    """Draw images from a trained run."""
+    """Draw images from a trained run.
+
+    For a run of demo, 64 images in 50 steps take about 10 seconds on two cores, besides compiling.
+    """
 
     num: int = 16
     """Number of images."""

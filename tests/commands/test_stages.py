@@ -20,6 +20,7 @@ RUN = """
 import runpy, sys
 import experiments.{name}
 print("imported", flush=True)
+del sys.modules["experiments.{name}"]
 runpy.run_module("experiments.{name}", run_name="__main__", alter_sys=True)
 """
 METRICS = ["--metrics", "kid", "neighbours", "validation_loss"]
@@ -68,16 +69,20 @@ SWISS = ["--networks", "2", "--train-steps", "4", "--batch-size", "16", "--num-p
 
 
 def flags(case, root, workdir):
-    trained = ["--workdir", tiny.trained(root)[0]]
-    loop = ["--train.log-every", "100", "--train.batch-size", "16"]
-    train = [*tiny.flags(root, workdir), *loop, "--train.checkpoint-every", "6"]
+    if case == "swiss_roll":
+        return ["--workdir", workdir, "--evaluations", "2", "4", *SWISS]
+    if case == "train":
+        loop = ["--train.batch-size", "16", "--train.checkpoint-every", "6", "--train.steps", "6"]
+        return [*tiny.flags(root, workdir), *loop, "--train.log-every", "100"]
+    trained, _ = tiny.trained(root)
+    if case == "resumed":
+        shutil.copytree(trained, workdir)
+        return [*tiny.flags(root, workdir), "--train.steps", "22"]
+    draw = ["--workdir", trained, "--num", "20" if case == "sample" else "4"]
     return {
-        "train": [*train, "--train.steps", "6"],
-        "resumed": [*tiny.flags(root, workdir), "--train.steps", "22"],
-        "sample": [*trained, "--num", "20", "--steps", "2", "--out", workdir / "a.png"],
-        "evaluate": [*trained, *METRICS, "--num", "4", "--steps", "2", "--out", workdir / "a.json"],
-        "paper": [*trained, "--num", "4", "--max-steps", "2", "--out", workdir, *PARTS],
-        "swiss_roll": ["--workdir", workdir, "--evaluations", "2", "4", *SWISS],
+        "sample": [*draw, "--steps", "2", "--out", workdir / "a.png"],
+        "evaluate": [*draw, "--steps", "2", *METRICS, "--out", workdir / "a.json"],
+        "paper": [*draw, "--max-steps", "2", *PARTS, "--out", workdir],
     }[case]
 
 
@@ -111,10 +116,7 @@ def watched(root, name, words):
 @pytest.mark.parametrize("case", STAGES)
 def test_each_stage_is_named_in_order_and_the_first_soon(root, tmp_path, case):
     name, workdir = {"resumed": "train"}.get(case, case), tmp_path / "new"
-    words = flags(case, root, workdir)
-    if case == "resumed":
-        shutil.copytree(tiny.trained(root)[0], workdir)
-    code, out, err, first = watched(root, name, words)
+    code, out, err, first = watched(root, name, flags(case, root, workdir))
     assert (code, tiny.complaints(err)) == (0, []), err
     assert first < SOON
     place = 0
