@@ -8,6 +8,7 @@ hours on two cores; run nothing else on the machine meanwhile.
 
 import contextlib
 import datetime
+import functools
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,13 +24,14 @@ from benchmarks.processes import elsewhere
 from benchmarks.report import markdown, plot
 from experiments.terminal import cli
 from experiments.terminal.errors import UserError
+from experiments.terminal.progress import EVERY, say
 
 Part = Literal["steps", "ddim", "peak", "growth", "memory", "startup", "data", "report"]
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Run the benchmarks and write the report."""
+    """Run the benchmarks and write the report. All parts take hours on two cores."""
 
     parts: tuple[Part, ...] = ("steps", "ddim", "peak", "growth", "memory", "startup", "data")
     """Parts to measure; "report" alone only rewrites the report."""
@@ -97,7 +99,10 @@ def read(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def progress(console: Console) -> Iterator[Callable[[str], None]]:
-    """A status line on the terminal."""
+    """A status line on the terminal; elsewhere lines on stderr, now and then."""
+    if not console.is_terminal:
+        yield functools.partial(say, every=EVERY)
+        return
     with console.status("starts") as status:
         yield status.update
 

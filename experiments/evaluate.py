@@ -25,7 +25,7 @@ from experiments.evaluation.metrics import DEFAULT, METRICS, Subject
 from experiments.terminal import checks, cli
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import save_json, to_json
-from experiments.terminal.progress import tracked
+from experiments.terminal.progress import stage, tracked
 from jaxddim.runs import drawing, trained
 from jaxddim.runs import record as records
 from jaxddim.runs.trained import Trained
@@ -36,7 +36,10 @@ FEWEST = 4  # images: enough for a third nearest neighbour and for two blocks of
 
 @dataclass(frozen=True)
 class EvaluateConfig(drawing.DrawConfig):
-    """Measure the sample quality of a trained run."""
+    """Measure the sample quality of a trained run.
+
+    For a run of demo it takes about 6 minutes on two cores, most of it for 2000 samples.
+    """
 
     seed: int = 0
     """Seed of the noise and of the KID blocks."""
@@ -67,16 +70,20 @@ def evaluate(config: EvaluateConfig) -> None:
     """
     began = time.perf_counter()
     check(config)
-    run = trained.restore(config.workdir, config.checkpoint, config.weights)
+    with stage("restoring the network", wait=True):
+        run = trained.restore(config.workdir, config.checkpoint, config.weights)
     if config.samples is None:
         grid = np.asarray(drawing.time_grid(config, run))
         draw = functools.partial(drawn, config, run)
     else:
         grid, draw = None, functools.partial(read, config, run)
     network = functools.cache(lambda: loading.load(config.network, config.network_weights))
-    if any(METRICS[name].features for name in config.metrics):
-        network()  # report problems with its weights before hours of sampling
-    splits = images.splits(config.workdir, config.data)
+    needs_network = any(METRICS[name].features for name in config.metrics)
+    if needs_network:  # report problems with its weights before hours of sampling
+        with stage("loading the feature network", wait=True):
+            network()
+    with stage("finding the images", wait=True, spinner=False):
+        splits = images.splits(config.workdir, config.data)
     if len(splits.images[config.reference]) < FEWEST:
         raise UserError(f"--reference {config.reference} has fewer than {FEWEST} images")
     out = Path(config.out) if config.out else default_out(config, run)
@@ -90,10 +97,14 @@ def evaluate(config: EvaluateConfig) -> None:
         stem=out.with_suffix(""),
         seed=config.seed,
     )
+    if needs_network and config.samples is not None:  # and problems with these
+        with stage("reading --samples", wait=True):
+            _ = subject.samples
     results: dict[str, Any] = {}
     try:
-        for name in config.metrics:
-            with subject.timed(name):
+        for number, name in enumerate(config.metrics, 1):
+            told = f"metric {number} of {len(config.metrics)}: {name}"
+            with stage(told), subject.timed(name):
                 results |= METRICS[name].measure(subject)
         subject.seconds["total"] = time.perf_counter() - began
         record = describe(config, subject, grid, results, out)
@@ -122,7 +133,7 @@ def check(config: EvaluateConfig) -> None:
 def drawn(config: EvaluateConfig, run: Trained) -> np.ndarray:
     """The images that `experiments.sample` would draw, uint8 [num, h, w, 3]."""
     num = NUM if config.num is None else config.num
-    track = functools.partial(tracked, what="sampling")
+    track = functools.partial(tracked, what="sampling", compiles=True)
     return np.concatenate(list(drawing.drawn(config, run, num, track=track)))[:num]
 
 

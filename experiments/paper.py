@@ -34,6 +34,7 @@ from experiments.reproduction.study import Spacing, Study
 from experiments.terminal import checks, cli
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import save_json
+from experiments.terminal.progress import stage
 from jaxddim.runs import record as records
 from jaxddim.runs import trained
 
@@ -69,7 +70,10 @@ PARTS = {
 
 @dataclass(frozen=True)
 class PaperConfig:
-    """Reproduce the DDIM paper's tables and figures for a trained run."""
+    """Reproduce the DDIM paper's tables and figures for a trained run.
+
+    For a run of demo it takes about 30 minutes on two cores, and 10 with --max-steps 100.
+    """
 
     workdir: str = ""
     """Folder of the run."""
@@ -134,12 +138,15 @@ def check(config: PaperConfig) -> None:
 
 def open_study(config: PaperConfig) -> Study:
     """The run with everything that the parts need."""
-    run = trained.restore(config.workdir, config.checkpoint, config.weights)
+    with stage("restoring the network", wait=True):
+        run = trained.restore(config.workdir, config.checkpoint, config.weights)
     T = run.schedule.num_steps
     if (config.max_steps or 1) > T:
         raise UserError(f"--max-steps must be at most T = {T}, got {config.max_steps}")
-    network = loading.load(config.network, config.network_weights)
-    splits = images.splits(config.workdir, config.data)
+    with stage("loading the feature network", wait=True):
+        network = loading.load(config.network, config.network_weights)
+    with stage("finding the images", wait=True, spinner=False):
+        splits = images.splits(config.workdir, config.data)
     if "table2" in config.parts and not len(splits.images["holdout"]):
         raise UserError(
             "the run has no held-out images for table2 to reconstruct: leave table2 out of --parts"

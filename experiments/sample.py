@@ -15,14 +15,17 @@ import numpy as np
 from experiments.terminal import cli, pictures
 from experiments.terminal.checks import check_numbers, check_step, make_folder
 from experiments.terminal.errors import UserError
-from experiments.terminal.progress import tracked
+from experiments.terminal.progress import stage, tracked
 from jaxddim.runs import trained
 from jaxddim.runs.drawing import DrawConfig, drawn
 
 
 @dataclass(frozen=True)
 class SampleConfig(DrawConfig):
-    """Draw images from a trained run."""
+    """Draw images from a trained run.
+
+    For a run of demo, 64 images in 50 steps take about 10 seconds on two cores, besides compiling.
+    """
 
     num: int = 16
     """Number of images."""
@@ -40,8 +43,10 @@ def sample(config: SampleConfig) -> None:
       UserError: for an invalid eta, or an output that cannot be written.
     """
     check(config)
-    run = trained.restore(config.workdir, config.checkpoint, config.weights)
-    chunks = drawn(config, run, config.num, track=functools.partial(tracked, what="sampling"))
+    with stage("restoring the network", wait=True):
+        run = trained.restore(config.workdir, config.checkpoint, config.weights)
+        track = functools.partial(tracked, what="sampling", compiles=True)
+        chunks = drawn(config, run, config.num, track=track)
     batches = rebatch(chunks, config.num, config.batch_size)
     try:
         write(Path(config.out), batches)
@@ -79,10 +84,13 @@ def check(config: SampleConfig) -> None:
 
 def write(out: Path, batches: Iterator[np.ndarray]) -> None:
     """Writes uint8 images as one grid, one array, or one file each."""
-    if out.suffix.lower() == ".png":
-        pictures.save_png(out, pictures.grid(np.concatenate(list(batches))))
-    elif out.suffix.lower() == ".npz":
-        pictures.save_npz(out, np.concatenate(list(batches)))
+    if out.suffix.lower() in (".png", ".npz"):
+        images = np.concatenate(list(batches))
+        with stage(f"writing {out}", wait=True):
+            if out.suffix.lower() == ".png":
+                pictures.save_png(out, pictures.grid(images))
+            else:
+                pictures.save_npz(out, images)
     else:
         index = 0
         for batch in batches:

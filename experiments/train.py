@@ -15,6 +15,7 @@ import jaxddim
 from experiments import data
 from experiments.terminal import cli
 from experiments.terminal.errors import UserError, user_mistakes
+from experiments.terminal.progress import stage
 from experiments.trainer import loop
 from jaxddim.runs import checkpoints, record
 from jaxddim.runs.build import abstract_state, build
@@ -25,10 +26,11 @@ from jaxddim.training import AXIS
 def train(config: Config) -> int:
     """Trains a run, or resumes it. Returns the exit code: 0, or 128 + n after signal n."""
     console = Console(highlight=False, soft_wrap=True)
-    check(config)
-    devices = jax.local_device_count()
-    setup = build(config, AXIS if devices > 1 else None)
-    abstract = abstract_state(setup)
+    with stage("starting", wait=True):
+        check(config)
+        devices = jax.local_device_count()
+        setup = build(config, AXIS if devices > 1 else None)
+        abstract = abstract_state(setup)
     train_set, held_out, config = open_run(config, console)
     setup = setup._replace(config=config)
     batch_size, num_images = config.train.batch_size, len(train_set.images)
@@ -69,7 +71,8 @@ def open_run(config: Config, console: Console) -> tuple[data.Dataset, data.Datas
     found = record.read(config.workdir)
     if found and config.data.source == "auto":
         config = with_source(config, found["config"]["data.source"])
-    dataset = data.load(config.data)
+    with stage("finding the images", wait=True, spinner=False):
+        dataset = data.load(config.data)
     config = with_source(config, dataset.source)
     for note in dataset.notes:
         console.print(note, style="yellow")

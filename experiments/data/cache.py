@@ -14,7 +14,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import tempfile
 import time
 import warnings
@@ -27,6 +26,7 @@ import numpy as np
 
 from experiments.data.decoding import Decoded, Pictures, decode
 from experiments.terminal.errors import UserError
+from experiments.terminal.progress import tracked
 from experiments.terminal.texts import listed
 
 ORDER_SEED = 2010_02502
@@ -145,25 +145,21 @@ def _fill(folder: Path, pictures: Pictures, size: int, limit: int | None) -> Non
 
 def _decode_all(pictures: Pictures, order: np.ndarray, size: int):
     """Yield (position, (Decoded, label)) in the given order, decoding in threads."""
-    from tqdm import tqdm
 
     def one(position: int) -> tuple[Decoded, int]:
         file, label = pictures.read(position)
         return decode(file, size), label
 
-    every = 0.5 if sys.stderr.isatty() else 15.0
-    bar = tqdm(total=len(order), desc="reading images", unit="img", delay=1, mininterval=every)
     # Pillow releases the GIL while it decodes, so threads are enough. The warning filters are
     # set here because they are per process, not per thread.
-    with bar, warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
         from PIL import Image
 
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-        for start in range(0, len(order), CHUNK):
+        for start in tracked(range(0, len(order), CHUNK), "reading images", wait=True):
             chunk = order[start : start + CHUNK].tolist()
             yield from zip(chunk, pool.map(one, chunk), strict=True)
-            bar.update(len(chunk))
 
 
 def summarise(converted: Sequence[str], skipped: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from experiments.evaluation import kid, levels, likelihoods, manifolds, pictures, references
 from experiments.evaluation.features import networks
 from experiments.evaluation.frechet import Statistics, frechet, statistics
+from experiments.terminal.progress import stage
 from jaxddim.runs.trained import Trained
 
 NEIGHBOURS = 5
@@ -148,10 +149,11 @@ def neighbours_metric(subject: Subject) -> dict[str, Any]:
     found = manifolds.nearest(subject.features, training, k)
     real = manifolds.nearest(subject.reference("holdout").features, training, 1)
     label = subject.network.label("distance to the nearest training image")
-    picture = subject.file("neighbours")
-    shown = pictures.save_neighbours(picture, subject.samples, images, found)
     ours, theirs = found.distances[:, 0], real.distances[:, 0]
-    pictures.save_histogram(subject.file("distances"), ours, theirs, label)
+    with stage("drawing the pictures"):
+        picture = subject.file("neighbours")
+        shown = pictures.save_neighbours(picture, subject.samples, images, found)
+        pictures.save_histogram(subject.file("distances"), ours, theirs, label)
     return {
         label: {
             "quantiles": list(QUANTILES),

@@ -31,8 +31,11 @@ OWN_ERROR = (
 LABELS = {"fd": "FD", "kid": "KID"}
 
 
-def cell(study: Study, sampler: Sampler, steps: int) -> Result:
-    """Quality of the samples of one sampler; the first of them are under "images"."""
+def cell(study: Study, sampler: Sampler, steps: int, number: str = "") -> Result:
+    """Quality of the samples of one sampler; the first of them are under "images".
+
+    `number` is which cell of how many it is, as in `Study.kept`.
+    """
     real = references.reference(study.network, study.splits, "train")
     config, run, num = study.config(sampler, steps), study.run, study.num
     recipe = {
@@ -46,13 +49,13 @@ def cell(study: Study, sampler: Sampler, steps: int) -> Result:
     }
 
     def compute() -> Result:
-        track = functools.partial(tracked, what="sampling")
+        track = functools.partial(tracked, what="sampling", compiles=True)
         chunks = drawn(config, run, num, study.chunk(num), track=track)
         images = np.concatenate(list(chunks))[:num]
         features = networks.features(study.network, images)
         return Result(distances(features, real, study.seed), {"images": images[:KEPT]})
 
-    return study.kept(f"table1-{sampler.name}-{steps}", recipe, compute)
+    return study.kept(f"table1-{sampler.name}-{steps}", recipe, compute, number=number)
 
 
 def distances(features: np.ndarray, real: references.Reference, seed: int) -> dict[str, float]:
@@ -70,11 +73,11 @@ def measure(study: Study) -> dict[str, Any]:
     """All cells of the table, and its pictures."""
     columns = study.columns(STEPS)
     cells, squares = [], []
-    for steps in columns:  # the cheap cells first
-        for sampler in SAMPLERS:
-            found = cell(study, sampler, steps)
-            cells.append({"eta": sampler.name, "steps": steps} | found.numbers)
-            squares.append(grid(found.arrays["images"][:SHOWN], SHOWN, 1))
+    wanted = list(itertools.product(columns, SAMPLERS))  # the cheap cells first
+    for number, (steps, sampler) in enumerate(wanted, 1):
+        found = cell(study, sampler, steps, f"cell {number} of {len(wanted)}")
+        cells.append({"eta": sampler.name, "steps": steps} | found.numbers)
+        squares.append(grid(found.arrays["images"][:SHOWN], SHOWN, 1))
     images = np.stack(squares).reshape(len(columns), len(SAMPLERS), *squares[0].shape)
     plots.save_images(
         study.folder / "samples.png",

@@ -5,6 +5,7 @@ no longer follow the ODE that encoding followed backwards. The effect grows with
 pixels near black and white.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ def measure(study: Study) -> dict[str, Any]:
     there, back = coders(study)
     pixels = references.pixel_hash(images)
     rows, pictures = [], {}
+    number, most = itertools.count(1), len(REFINE) * len(steps)
     for refine in REFINE:
         errors = []
         for s in steps:
@@ -41,7 +43,8 @@ def measure(study: Study) -> dict[str, Any]:
                 again = back(grid, there(refine, grid, x0))
                 return Result({"errors": squared(x0, again)}, {"images": to_uint8(again)})
 
-            found = study.kept(f"table2-{refine}-{s}", recipe, compute)
+            told = f"cell {next(number)} of {most}"
+            found = study.kept(f"table2-{refine}-{s}", recipe, compute, number=told)
             errors.append(found.numbers["errors"])
             pictures[refine, s] = found.arrays["images"]
         rows.append(

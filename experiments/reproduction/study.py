@@ -6,6 +6,7 @@ the recipe, which is compared on reading. So a killed command continues where it
 result is never mistaken for another.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -24,6 +25,7 @@ from experiments.data import cache
 from experiments.evaluation import references
 from experiments.evaluation.features import networks
 from experiments.terminal.files import save_arrays, save_json
+from experiments.terminal.progress import stage
 from jaxddim.runs.config import flatten
 from jaxddim.runs.drawing import DrawConfig
 from jaxddim.runs.trained import Trained
@@ -97,13 +99,23 @@ class Study:
     seed: int
     folder: Path
 
-    def kept(self, name: str, recipe: dict[str, Any], compute: Callable[[], Result]) -> Result:
+    def kept(
+        self,
+        name: str,
+        recipe: dict[str, Any],
+        compute: Callable[[], Result],
+        *,
+        number: str = "",
+        spinner: bool = True,
+    ) -> Result:
         """The result of a recipe: read from the subfolder `cells` if present, else computed.
 
         Args:
           name: prefix of the file names.
           recipe: what the result depends on besides the model and the seed, as JSON.
           compute: computes the result.
+          number: which of how many, e.g. "cell 3 of 15", for the line that says what is computed.
+          spinner: whether there may be a spinner; if not, `compute` says what it does.
         """
         recipe = json.loads(json.dumps(self.model | {"seed": self.seed} | recipe))
         stem = self.folder / "cells" / f"{name}-{cache.key(json.dumps(recipe, sort_keys=True))}"
@@ -112,7 +124,9 @@ class Study:
             print(f"{name}: already computed", flush=True)
             return found
         began = time.perf_counter()
-        result = compute()
+        told = f"{number}: {name}" if number else name
+        with stage(told) if spinner else contextlib.nullcontext():
+            result = compute()
         arrays, record = _files(stem)
         if result.arrays:
             save_arrays(arrays, **result.arrays)

@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.reproduction import plots, quality, texts
 from experiments.reproduction.study import DDIM, SAMPLERS, SIGMA_HAT, Result, Study
+from experiments.terminal.progress import say
 from experiments.terminal.startup import switched_off
 from jaxddim.runs import record as records
 from jaxddim.runs.drawing import sampler
@@ -60,7 +61,8 @@ def measure(study: Study) -> dict[str, Any]:
     device = f"{jax.default_backend()}: {jax.local_devices()[0].device_kind}"
     recipe = {"steps": steps, "batch": BATCH, "device": device, "versions": records.versions()}
     recipe |= {"spacing": study.spacing, "rounds": ROUNDS, "size": study.run.config.data.image_size}
-    kept = study.kept("figure4", recipe, lambda: Result(timed(study, steps), {})).numbers
+    found = study.kept("figure4", recipe, lambda: Result(timed(study, steps), {}), spinner=False)
+    kept = found.numbers
     cells = {s: quality.cell(study, DDIM, s).numbers for s in study.columns(quality.STEPS)}
     ddpm = [s for s in SAMPLERS if s.eta == 1 or s == SIGMA_HAT]
     record = {
@@ -80,16 +82,21 @@ def measure(study: Study) -> dict[str, Any]:
 
 
 def timed(study: Study, steps: list[int]) -> dict[str, Any]:
-    """Median seconds per batch for each S, and for DDPM with the largest S."""
+    """Median seconds per batch for each S, and for DDPM with the largest S.
+
+    What it does is said before the clock starts; a spinner would take time while it runs.
+    """
     jobs = [(DDIM, s) for s in steps] + [(SIGMA_HAT, steps[-1])]
     draws = [sampler(study.config(*job), study.run, BATCH) for job in jobs]
     first, rounds = [], [[] for _ in jobs]
     with switched_off():
-        for draw in draws:
+        for number, draw in enumerate(draws, 1):
+            say(f"figure4: compiling sampler {number} of {len(draws)}")
             began = time.perf_counter()
             jax.block_until_ready(draw(0))
             first.append(time.perf_counter() - began)
-    for _ in range(ROUNDS):
+    for number in range(1, ROUNDS + 1):
+        say(f"figure4: timing, round {number} of {ROUNDS}")
         for (_, s), draw, spent in zip(jobs, draws, rounds, strict=True):
             repeats = max(1, STEPS_A_ROUND // s)
             began = time.perf_counter()

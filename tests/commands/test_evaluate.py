@@ -40,7 +40,7 @@ def run(trained, *flags):
 def measured(trained, *flags):
     """The record of a successful call."""
     told = run(trained, *flags)
-    assert (told.code, told.err) == (0, ""), told
+    assert (told.code, tiny.complaints(told.err)) == (0, []), told
     return json.loads(told.out)
 
 

@@ -30,7 +30,7 @@ def contents(workdir):
 
 def test_it_ends_well_and_writes_what_it_promises(run):
     workdir, finished = run
-    assert (finished.code, finished.err) == (0, "")
+    assert (finished.code, tiny.complaints(finished.err)) == (0, [])
     assert "2 networks" in finished.out and str(workdir) in finished.out
     for name in FILES[:5]:
         with Image.open(workdir / name) as image:

@@ -114,7 +114,10 @@ def _writer_class() -> Any:
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
             del dl_manager  # nothing to download
             self.info.features["label"].names = CLASSES
-            return {split: _examples(self._files, split) for split in FILES}
+            return {
+                split: prepared.counted(_examples(self._files, split), f"cifar10 ({split})")
+                for split in FILES
+            }
 
         def _generate_examples(self) -> None:  # pyrefly: ignore[bad-override]
             """Required by TFDS; `_split_generators` does not use it."""

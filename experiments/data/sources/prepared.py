@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from experiments.data.decoding import Pictures
 from experiments.terminal.errors import UserError
+from experiments.terminal.progress import STDERR, stage, ticks
 from experiments.terminal.texts import brief
 
 ARRAY_RECORD = "array_record"
@@ -80,8 +81,11 @@ def write(builder: Any) -> None:
     import tensorflow_datasets as tfds
 
     offline = tfds.download.DownloadConfig(try_download_gcs=False)
+    tfds.display_progress_bar(STDERR.is_terminal)  # elsewhere it writes a state ten times a second
+    told = stage(f"converting {builder.name}", wait=True, spinner=False)
+    reports = io.StringIO()  # of downloads, of which there are none
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it reports downloads; there are none
+        with told, contextlib.redirect_stdout(reports):
             builder.download_and_prepare(file_format=ARRAY_RECORD, download_config=offline)
     except OSError as error:
         if file_format(Path(builder.data_dir)) == ARRAY_RECORD:
@@ -90,6 +94,15 @@ def write(builder: Any) -> None:
             f"cannot write {builder.data_dir}: {brief(error)}; free some space there, or choose "
             "another folder with --data-dir (in training: --data.data-dir)"
         ) from error
+
+
+def counted(examples: Iterable[Any], what: str) -> Iterator[Any]:
+    """The examples that are written; without a terminal, their number is told now and then."""
+    tell = ticks(f"converting {what}", None, "picture")
+    for number, example in enumerate(examples, 1):
+        if not STDERR.is_terminal:
+            tell(number)
+        yield example
 
 
 def pictures(builder: Any) -> Pictures:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from experiments.cars.drawing import BODY_TYPES, labels, render
 from experiments.data.sources.prepared import ARRAY_RECORD
+from experiments.terminal.progress import tracked
 
 __all__ = ["BODY_TYPES", "RenderedCars", "RenderedConfig", "labels", "prepare", "render"]
 
@@ -71,7 +72,8 @@ class RenderedCars(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self) -> Iterator[tuple[int, dict]]:
         # In one thread: with arrays this small, two were slower, contending for the GIL.
         config = self.builder_config
-        for start in range(0, config.num_images, _BLOCK):
+        starts = range(0, config.num_images, _BLOCK)
+        for start in tracked(starts, "drawing cars", wait=True):
             block = range(start, min(start + _BLOCK, config.num_images))
             pictures = render(block, size=config.size, seed=config.seed)
             kinds = labels(block, seed=config.seed)

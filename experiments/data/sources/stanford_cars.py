@@ -18,6 +18,7 @@ from typing import Any
 from experiments.data.sources import layouts, prepared
 from experiments.data.sources.layouts import Layout, Note, Picture
 from experiments.terminal.errors import UserError
+from experiments.terminal.progress import stage
 from experiments.terminal.texts import listed
 
 VERSION = "2.1.0"
@@ -86,7 +87,8 @@ def ensure(path: str | None, data_dir: str | None) -> tuple[Path, tuple[str, ...
 
 def prepare(layout: Layout, data_dir: str | None) -> tuple[str, ...]:
     """Write the files of a layout as TFDS cars196; returns messages for the user."""
-    notes = layouts.checksum_notes(layout)
+    with stage("checking the files of cars196", wait=True):
+        notes = layouts.checksum_notes(layout)
     troubles: layouts.Troubles = defaultdict(list)
     writer = _writer_class()(layout, troubles, data_dir=str(prepared.data_root(data_dir)))
     prepared.write(writer)
@@ -130,7 +132,8 @@ def _writer_class() -> Any:
         def _generate_examples(  # pyrefly: ignore[bad-override]
             self, notes: dict[tuple[str, str], Note], split: str
         ) -> Any:
-            return _examples(self._layout, notes, split, self._troubles)
+            found = _examples(self._layout, notes, split, self._troubles)
+            return prepared.counted(found, f"cars196 ({split})")
 
     return Cars196
 
