@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.markup import escape
 
 from benchmarks import machine
 from benchmarks.parts import PARTS, Setting
 from benchmarks.processes import elsewhere
 from benchmarks.report import markdown, plot
 from experiments.terminal import cli
+from experiments.terminal import progress as terminal
 from experiments.terminal.errors import UserError
 
 Part = Literal["steps", "ddim", "peak", "growth", "memory", "startup", "data", "report"]
@@ -49,7 +51,7 @@ def main(config: BenchmarkConfig) -> None:
     """Measures the parts in sequence; an interrupted run keeps its finished records."""
     if config.rounds < 1 or not config.batches or min(config.batches) < 1:
         raise UserError("rounds and batches must be positive")
-    out, console = Path(config.out), Console(highlight=False, soft_wrap=True)
+    out, console = Path(config.out), terminal.console()
     if not out.is_dir():
         raise UserError(f"{out} is not a folder: --out takes an existing one")
     path = out / "benchmarks.json"
@@ -98,8 +100,8 @@ def read(path: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def progress(console: Console) -> Iterator[Callable[[str], None]]:
     """A status line on the terminal."""
-    with console.status("starts") as status:
-        yield status.update
+    with terminal.status(console, "starts") as status:
+        yield lambda text: status.update(escape(text))
 
 
 if __name__ == "__main__":

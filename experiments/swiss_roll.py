@@ -21,7 +21,7 @@ from rich.progress import track
 
 from experiments.points import pictures, report, roll
 from experiments.points.distances import BANDWIDTHS, DIRECTIONS
-from experiments.terminal import cli
+from experiments.terminal import cli, progress
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import save_text
 from experiments.trainer import monitor
@@ -66,7 +66,7 @@ def swiss_roll(config: SwissRollConfig) -> None:
       UserError: for invalid settings.
     """
     check(config)
-    console = Console(highlight=False, soft_wrap=True)
+    console = progress.console()
     record = records.read(config.workdir, "swiss_roll")
     if record:
         records.check_same_config(config.workdir, flatten(config), record["config"])
@@ -77,7 +77,7 @@ def swiss_roll(config: SwissRollConfig) -> None:
     workdir = Path(config.workdir)
     save_text(workdir / "results.json", json.dumps(results, indent=1) + "\n")
     save_text(workdir / "table.md", report.table(results))
-    with console.status("drawing"):
+    with progress.status(console, "drawing"):
         network = jax.tree.map(lambda leaf: leaf[0], state.ema_params)
         key = key_of(config, PICTURES)
         pictures.draw_all(workdir, key, network, samples, results)

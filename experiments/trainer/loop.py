@@ -14,6 +14,7 @@ from rich.console import Console
 
 import jaxddim
 from experiments.terminal.errors import UserError
+from experiments.terminal.progress import status
 from experiments.trainer import monitor, previews, validation
 from experiments.trainer.log import Log
 from jaxddim import TrainState
@@ -69,7 +70,7 @@ def first_state(setup: Setup, abstract: TrainState, store: Any, console: Console
         state = checkpoints.restore(store, abstract)
         console.print(f"resumed at step {int(state.step)}")
         return state
-    with console.status("initialising the weights"):
+    with status(console, "initialising the weights"):
         # placed on the device like a restored state, so that both use the same compiled step
         return jax.device_put(new_state(setup), jax.local_devices()[0])
 
@@ -106,7 +107,7 @@ def train(
     draw = previews.make_sampler(config, setup.model, setup.schedule)
     placed = map(place, batches)
     with monitor.stop_signals() as stopped:
-        with console.status("compiling the training step"):
+        with status(console, "compiling the training step"):
             started = time.perf_counter()
             state, metrics = step_fn(state, next(placed))
             jax.block_until_ready(metrics)
@@ -187,7 +188,7 @@ def follow(
             if stopped:
                 return step
             if loop.is_due(step, config.sample_every):
-                with loop.window.paused(), loop.console.status("sampling"):
+                with loop.window.paused(), status(loop.console, "sampling"):
                     images = loop.draw(jaxddim.variables(loop.single(state)))
                     previews.write_samples(loop.setup.config.workdir, loop.log, step, *images)
             if step == loop.total:
