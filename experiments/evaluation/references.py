@@ -99,8 +99,12 @@ def _read(path: Path, recipe: dict[str, Any]) -> Reference | None:
                 return None
             measured = frechet.Statistics(int(kept["count"]), kept["mean"], kept["scatter"])
             features = kept["features"]
-            if len(features) != recipe["num"] or measured.mean.shape != features.shape[1:]:
-                raise ValueError(f"features {features.shape}, mean {measured.mean.shape}")
+            dims = features.shape[1:]
+            shapes = {"features": features, "mean": measured.mean, "scatter": measured.scatter}
+            expected = {"features": (recipe["num"], *dims), "mean": dims, "scatter": dims * 2}
+            for what, array in shapes.items():
+                if array.shape != expected[what]:
+                    raise ValueError(f"{what} {array.shape}, expected {expected[what]}")
             return Reference(features, measured, recipe)
     except Exception as error:  # damaged files may raise anything
         print(f"note: {path} was damaged ({brief(error)}): computed again", file=sys.stderr)

@@ -18,6 +18,8 @@ def located(path: str | os.PathLike[str]) -> Path:
     Raises:
       UserError: when the path needs a home folder that is not known.
     """
+    if not os.fspath(path).startswith("~"):  # "./~" is a folder of that name
+        return Path(path)
     try:
         return Path(path).expanduser()
     except RuntimeError:
