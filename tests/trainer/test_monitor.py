@@ -3,6 +3,7 @@
 import io
 import math
 import signal
+import threading
 
 import jax.numpy as jnp
 import pytest
@@ -97,6 +98,29 @@ def test_the_first_signal_is_noted_the_second_acts_and_the_handler_comes_back():
         assert seen == [signal.SIGTERM] * 2
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_in_another_thread_signals_are_left_alone():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    seen = []
+
+    def work():
+        with monitor.stop_signals() as stopped:
+            seen.append(stopped)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [[]]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_handler_that_was_not_set_in_python_is_no_trouble(monkeypatch):
+    changes = []
+    monkeypatch.setattr(signal, "signal", lambda number, handler: changes.append(handler))
+    with monitor.stop_signals():
+        pass
+    assert changes[2:] == [signal.SIG_DFL] * 2
 
 
 @pytest.mark.parametrize("terminal", [True, False])
