@@ -185,6 +185,16 @@ def test_a_status_and_a_bar_are_shown_in_any_terminal(encoding, name, monkeypatc
     assert rb"\u" not in told  # no spinner and no bar of characters that are not there
 
 
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "paper", "swiss_roll"])
+def test_the_folder_of_a_run_must_have_a_name_that_is_text(command, tmp_path):
+    flags = [flag for flag in COMMANDS[command] if "workdir" not in flag and "=1" not in flag]
+    told = tiny.command(command, *flags, "--workdir", tmp_path / os.fsdecode(b"run\xff"))
+    assert told.code == 2
+    assert "is not UTF-8 text: name another --workdir" in told.err
+    assert told.err.count("\n") == 1
+    assert not list(tmp_path.glob("run*"))
+
+
 ENCODINGS = {
     "strict": {"PYTHONIOENCODING": "ascii:strict"},
     "C": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
@@ -196,7 +206,7 @@ ENCODINGS = {
 def test_a_command_in_a_terminal_of_few_characters(variables, root, tmp_path):
     place = pictures(tmp_path / os.fsdecode("[pictures] \u20ac\xe4 :car:".encode() + b"\xff"))
     (place / os.fsdecode(b"[x] \xff.txt")).write_text("no picture")
-    flags = tiny.flags(root, tmp_path / "[run] \u20ac")
+    flags = tiny.flags(root, tmp_path / "[run] :car:")
     flags += ["--data.source=folder", "--data.path", str(place), "--train.steps=1"]
     more = ENCODINGS[variables] | {"FORCE_COLOR": "1", "NO_COLOR": "1"}
     process = tiny.start(root, "train", *flags, **more)
@@ -204,4 +214,4 @@ def test_a_command_in_a_terminal_of_few_characters(variables, root, tmp_path):
     assert process.returncode == 0, (out, err)
     assert "Traceback" not in err
     assert "[x] \\udcff.txt (not an image)" in out
-    assert "[run] " in out
+    assert "[run] :car:" in out
