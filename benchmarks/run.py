@@ -23,8 +23,8 @@ from benchmarks.parts import PARTS, Setting
 from benchmarks.processes import elsewhere
 from benchmarks.report import markdown, plot
 from experiments.terminal import cli
+from experiments.terminal import progress as terminal
 from experiments.terminal.errors import UserError
-from experiments.terminal.progress import EVERY, say
 
 Part = Literal["steps", "ddim", "peak", "growth", "memory", "startup", "data", "report"]
 
@@ -51,7 +51,7 @@ def main(config: BenchmarkConfig) -> None:
     """Measures the parts in sequence; an interrupted run keeps its finished records."""
     if config.rounds < 1 or not config.batches or min(config.batches) < 1:
         raise UserError("rounds and batches must be positive")
-    out, console = Path(config.out), Console(highlight=False, soft_wrap=True)
+    out, console = Path(config.out), terminal.console()
     if not out.is_dir():
         raise UserError(f"{out} is not a folder: --out takes an existing one")
     path = out / "benchmarks.json"
@@ -101,10 +101,10 @@ def read(path: Path) -> dict[str, Any]:
 def progress(console: Console) -> Iterator[Callable[[str], None]]:
     """A status line on the terminal; elsewhere lines on stderr, now and then."""
     if not console.is_terminal:
-        yield functools.partial(say, every=EVERY)
+        yield functools.partial(terminal.say, every=terminal.EVERY)
         return
-    with console.status("starts") as status:
-        yield status.update
+    with terminal.stage("starts", console) as update:
+        yield update
 
 
 if __name__ == "__main__":

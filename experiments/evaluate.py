@@ -18,14 +18,15 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from experiments.data import cache
+from experiments.data import cache, decoding
 from experiments.evaluation import images, references
 from experiments.evaluation.features import loading
 from experiments.evaluation.metrics import DEFAULT, METRICS, Subject
 from experiments.terminal import checks, cli
 from experiments.terminal.errors import UserError
-from experiments.terminal.files import save_json, to_json
+from experiments.terminal.files import located, save_json, to_json
 from experiments.terminal.progress import stage, tracked
+from experiments.terminal.texts import listed, printable
 from jaxddim.runs import drawing, trained
 from jaxddim.runs import record as records
 from jaxddim.runs.trained import Trained
@@ -46,7 +47,7 @@ class EvaluateConfig(drawing.DrawConfig):
     num: int | None = None
     """Number of samples; by default 2000, or all of --samples."""
     samples: str | None = None
-    """Measure these images instead of sampling: FILE.npz (uint8 array "images") or DIR of PNGs."""
+    """Measure these images instead of sampling: FILE.npz (uint8 "images") or DIR of pictures."""
     metrics: tuple[str, ...] = DEFAULT
     """Metrics; also available: variational_bound and ode_likelihood, minutes each on a CPU."""
     reference: Literal["train", "holdout", "all"] = "train"
@@ -72,11 +73,12 @@ def evaluate(config: EvaluateConfig) -> None:
     check(config)
     with stage("restoring the network", wait=True):
         run = trained.restore(config.workdir, config.checkpoint, config.weights)
+    notes: list[str] = []
     if config.samples is None:
         grid = np.asarray(drawing.time_grid(config, run))
         draw = functools.partial(drawn, config, run)
     else:
-        grid, draw = None, functools.partial(read, config, run)
+        grid, draw = None, functools.partial(read, config, run, notes)
     network = functools.cache(lambda: loading.load(config.network, config.network_weights))
     needs_network = any(METRICS[name].features for name in config.metrics)
     if needs_network:  # report problems with its weights before hours of sampling
@@ -86,7 +88,7 @@ def evaluate(config: EvaluateConfig) -> None:
         splits = images.splits(config.workdir, config.data)
     if len(splits.images[config.reference]) < FEWEST:
         raise UserError(f"--reference {config.reference} has fewer than {FEWEST} images")
-    out = Path(config.out) if config.out else default_out(config, run)
+    out = located(config.out) if config.out else default_out(config, run)
     checks.make_folder(out.parent)
     subject = Subject(
         run,
@@ -107,6 +109,7 @@ def evaluate(config: EvaluateConfig) -> None:
             with stage(told), subject.timed(name):
                 results |= METRICS[name].measure(subject)
         subject.seconds["total"] = time.perf_counter() - began
+        subject.notes[:0] = notes
         record = describe(config, subject, grid, results, out)
         save_json(out, record)
     except OSError as error:
@@ -137,19 +140,22 @@ def drawn(config: EvaluateConfig, run: Trained) -> np.ndarray:
     return np.concatenate(list(drawing.drawn(config, run, num, track=track)))[:num]
 
 
-def read(config: EvaluateConfig, run: Trained) -> np.ndarray:
-    """The images of --samples, uint8 [num, h, w, 3].
+def read(config: EvaluateConfig, run: Trained, notes: list[str]) -> np.ndarray:
+    """The images of --samples, uint8 [num, h, w, 3]; appends messages for the record to `notes`.
 
     Raises:
       UserError: when they cannot be read, are too few, or differ in size from the run's images.
     """
-    path, size = Path(str(config.samples)).expanduser(), run.config.data.image_size
+    path, size = located(str(config.samples)), run.config.data.image_size
     try:
-        images = _read_npz(path) if path.suffix == ".npz" else _read_folder(path)
+        if path.suffix.lower() == ".npz" and not path.is_dir():
+            images = _read_npz(path)
+        else:
+            images = _read_folder(path, notes)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             f"--samples {path} cannot be read ({' '.join(str(error).split())}): give a FILE.npz or "
-            "a folder of PNGs, as experiments.sample writes them"
+            "a folder of pictures, as experiments.sample writes them"
         ) from None
     if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
         raise UserError(
@@ -161,6 +167,8 @@ def read(config: EvaluateConfig, run: Trained) -> np.ndarray:
         raise UserError(
             f"--samples {path} holds {len(images)} images: expected {max(num, FEWEST)} or more"
         )
+    if num < len(images):
+        notes.append(f"--samples {path}: the first {num} of {len(images)} images are measured")
     return images[:num]
 
 
@@ -169,16 +177,32 @@ def _read_npz(path: Path) -> np.ndarray:
         return arrays["images"]
 
 
-def _read_folder(path: Path) -> np.ndarray:
+def _read_folder(path: Path, notes: list[str]) -> np.ndarray:
+    """The pictures in a folder, by name, decoded as for training but not resized."""
     from PIL import Image
 
-    images = []
-    for file in sorted(path.glob("*.png")):
-        with Image.open(file) as image:
-            images.append(np.asarray(image.convert("RGB")))
+    if not path.is_dir():
+        raise ValueError("no such folder")
+    known, images, others = Image.registered_extensions(), {}, []
+    files = [file for file in sorted(path.iterdir()) if file.name[0] != "." and file.is_file()]
+    with decoding.without_warnings():
+        for file in files:
+            found = decoding.decode(file, None)
+            if found.image is not None:
+                images[file.name] = found.image
+            elif found.remark == decoding.NOT_AN_IMAGE and file.suffix.lower() not in known:
+                others.append(file.name)
+            else:
+                raise ValueError(f"{printable(file.name)}: {found.remark}")
     if not images:
-        raise ValueError("no PNG in it" if path.is_dir() else "no such folder")
-    return np.stack(images)
+        raise ValueError("no picture in it")
+    shapes = {image.shape: name for name, image in images.items()}
+    if len(shapes) > 1:
+        sizes = [f"{name}: {w}x{h} pixels" for (h, w, _), name in shapes.items()]
+        raise ValueError(f"pictures of several sizes: {listed(sizes)}")
+    if others:
+        notes.append(f"--samples {path}: skipped {len(others)} ({listed(others)}), no images")
+    return np.stack(list(images.values()))
 
 
 def default_out(config: EvaluateConfig, run: Trained) -> Path:

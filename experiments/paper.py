@@ -33,7 +33,7 @@ from experiments.reproduction import (
 from experiments.reproduction.study import Spacing, Study
 from experiments.terminal import checks, cli
 from experiments.terminal.errors import UserError
-from experiments.terminal.files import save_json
+from experiments.terminal.files import located, save_json, save_text
 from experiments.terminal.progress import stage
 from jaxddim.runs import record as records
 from jaxddim.runs import trained
@@ -118,7 +118,7 @@ def paper(config: PaperConfig) -> None:
         record = describe(config, study) | {"parts": records}
         record["seconds"] = round(time.perf_counter() - began, 1)
         save_json(study.folder / "report.json", record)
-        (study.folder / "report.md").write_text(markdown(record))
+        save_text(study.folder / "report.md", markdown(record))
     except OSError as error:
         raise UserError(f"--out {study.folder} cannot be written to ({error.strerror})") from None
     print(f"{study.folder / 'report.md'}: {', '.join(records)}")
@@ -151,7 +151,7 @@ def open_study(config: PaperConfig) -> Study:
         raise UserError(
             "the run has no held-out images for table2 to reconstruct: leave table2 out of --parts"
         )
-    folder = Path(config.out) if config.out else Path(config.workdir) / "paper"
+    folder = located(config.out) if config.out else Path(config.workdir) / "paper"
     checks.make_folder(folder)
     return Study(
         run,

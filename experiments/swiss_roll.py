@@ -20,7 +20,7 @@ from rich.console import Console
 
 from experiments.points import pictures, report, roll
 from experiments.points.distances import BANDWIDTHS, DIRECTIONS
-from experiments.terminal import cli
+from experiments.terminal import cli, progress
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import save_text
 from experiments.terminal.progress import stage, tracked
@@ -69,7 +69,7 @@ def swiss_roll(config: SwissRollConfig) -> None:
       UserError: for invalid settings.
     """
     check(config)
-    console = Console(highlight=False, soft_wrap=True)
+    console = progress.console()
     record = records.read(config.workdir, "swiss_roll")
     if record:
         records.check_same_config(config.workdir, flatten(config), record["config"])

@@ -13,7 +13,7 @@ from rich.console import Console
 
 import jaxddim
 from experiments import data
-from experiments.terminal import cli
+from experiments.terminal import cli, progress
 from experiments.terminal.errors import UserError, user_mistakes
 from experiments.terminal.progress import stage
 from experiments.trainer import loop
@@ -25,7 +25,7 @@ from jaxddim.training import AXIS
 
 def train(config: Config) -> int:
     """Trains a run, or resumes it. Returns the exit code: 0, or 128 + n after signal n."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = progress.console()
     with stage("starting", wait=True):
         check(config)
         devices = jax.local_device_count()

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from experiments.evaluation import references
 from experiments.evaluation.features import networks
 from experiments.terminal.files import save_arrays, save_json
 from experiments.terminal.progress import stage
+from experiments.terminal.texts import brief
 from jaxddim.runs.config import flatten
 from jaxddim.runs.drawing import DrawConfig
 from jaxddim.runs.trained import Trained
@@ -131,7 +133,8 @@ class Study:
         if result.arrays:
             save_arrays(arrays, **result.arrays)
         # last: its presence marks the result as complete
-        save_json(record, {"recipe": recipe, "numbers": result.numbers})
+        about = {"recipe": recipe, "numbers": result.numbers, "arrays": sorted(result.arrays)}
+        save_json(record, about)
         print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
         return result
 
@@ -182,18 +185,21 @@ class Study:
 
 
 def _read(stem: Path, recipe: dict[str, Any]) -> Result | None:
-    """The saved result; None if it is missing, damaged or of another recipe."""
-    path, record = _files(stem)
+    """The saved result; None if it is missing, damaged (which is said) or of another recipe."""
+    path, about = _files(stem)
+    if not about.exists():
+        return None
     try:
-        record = json.loads(record.read_text())
+        record = json.loads(about.read_text())
         if record["recipe"] != recipe:
             return None
         arrays = {}
-        if path.exists():
+        if path.exists() or record.get("arrays"):
             with path.open("rb") as file, np.load(file) as found:
-                arrays = dict(found)
+                arrays = {name: found[name] for name in record.get("arrays", found)}
         return Result(record["numbers"], arrays)
-    except Exception:  # a truncated file may raise anything
+    except Exception as error:  # damaged files may raise anything
+        print(f"note: {about} was damaged ({brief(error)}): computed again", file=sys.stderr)
         return None
 
 

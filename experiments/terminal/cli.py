@@ -16,6 +16,7 @@ from typing import Any
 
 from experiments.terminal import startup
 from experiments.terminal.errors import UserError
+from experiments.terminal.files import located
 from jaxddim.runs.errors import RunError
 
 
@@ -36,6 +37,9 @@ def run(
       exclusive: pairs of flags that cannot be given together.
       computes: whether it computes with JAX in this process.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal has not
+            stream.reconfigure(errors="backslashreplace")
     try:
         config = parse(config_type, sys.argv[1:], presets=presets, exclusive=exclusive)
         if computes:
@@ -57,7 +61,7 @@ def parse(
     presets: Mapping[str, Callable[[], Any]] | None = None,
     exclusive: Sequence[tuple[str, str]] = (),
 ) -> Any:
-    """The configuration that the flags describe.
+    """The configuration that the flags describe, with ~ for the home folder in paths expanded.
 
     Raises:
       UserError: for an unknown flag, configuration or value.
@@ -92,7 +96,19 @@ def parse(
         for one, other in (pair, pair[::-1]):
             if one in given:  # it overrides the other one in the named configuration
                 config = _without(config, other.removeprefix("--").replace("-", "_").split("."))
-    return config
+    return _expanded(config)
+
+
+def _expanded(config: Any) -> Any:
+    """The configuration with each text that begins with ~, which is a path, as a whole path."""
+    changes = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = _expanded(value)
+        elif isinstance(value, str) and value.startswith("~"):
+            changes[field.name] = str(located(value))
+    return dataclasses.replace(config, **changes)
 
 
 def _program() -> str | None:

@@ -1,4 +1,4 @@
-"""Atomic writes of files, and the cache folder."""
+"""Paths that flags name, the cache folder, and atomic writes of files."""
 
 import json
 import os
@@ -9,10 +9,47 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from experiments.terminal.errors import UserError
+
+
+def located(path: str | os.PathLike[str]) -> Path:
+    """The path that a flag or a variable names, where ~ is the home folder.
+
+    Raises:
+      UserError: when the path needs a home folder that is not known.
+    """
+    if not os.fspath(path).startswith("~"):  # "./~" is a folder of that name
+        return Path(path)
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{path}: the home folder {Path(path).parts[0]} is not known here; set HOME, or write "
+            "the whole path (./~ for a folder of that name)"
+        ) from None
+
 
 def default_cache_dir() -> Path:
-    """$XDG_CACHE_HOME/jaxddim, by default ~/.cache/jaxddim."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxddim"
+    """$XDG_CACHE_HOME/jaxddim, by default ~/.cache/jaxddim.
+
+    Raises:
+      UserError: when there is no home folder.
+    """
+    return located(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxddim"
+
+
+def cache_dir(chosen: str | None) -> Path:
+    """The folder of --data.cache-dir, or the default one.
+
+    Raises:
+      UserError: when none is chosen and there is no home folder.
+    """
+    if chosen:
+        return located(chosen)
+    try:
+        return default_cache_dir()
+    except UserError as error:
+        raise UserError(f"no folder for the image cache: give --data.cache-dir ({error})") from None
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:

@@ -9,16 +9,43 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
+
+from experiments.terminal.texts import printable
+
+
+class _Plain(Console):
+    """Prints each text on one line, with escapes for what the terminal cannot show."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        texts = [_plain(one, self) if isinstance(one, str) else one for one in objects]
+        super().print(*texts, **options)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where messages are printed: names as they are, whatever brackets and colons are in them."""
+    return _Plain(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def _plain(text: str, shown: Console) -> str:
+    """The text on one line, with escapes for what this terminal cannot show."""
+    return printable(text).encode(shown.encoding, "backslashreplace").decode(shown.encoding)
+
+
+def _markup(text: str, shown: Console) -> str:
+    """The text for a spinner or a bar, which would take brackets for markup."""
+    return escape(_plain(text, shown))
+
 
 PATIENCE = 2.0
 """Seconds before a stage is told that may end in a user's mistake."""
 EVERY = 10.0
 """Seconds without a line before the next one about something that repeats."""
-STDERR = Console(stderr=True, highlight=False)
+STDERR = console(stderr=True)
 """Where spinners, bars and lines go, unless a command has its own console."""
 
 T = TypeVar("T")
@@ -38,7 +65,7 @@ class _Lines:
             self.forget()
             self.latest = time.monotonic()
             with contextlib.suppress(OSError, ValueError):  # whoever listened may be gone
-                STDERR.file.write(f"{text} ...\n")
+                STDERR.file.write(f"{_plain(text, STDERR)} ...\n")
                 STDERR.file.flush()
 
     def forget(self) -> None:
@@ -93,8 +120,10 @@ def heard() -> None:
 @contextlib.contextmanager
 def stage(
     text: str, console: Console | None = None, *, wait: bool = False, spinner: bool = True
-) -> Iterator[None]:
+) -> Iterator[Callable[[str], None]]:
     """A spinner while the block runs; without a terminal, a line on stderr when it begins.
+
+    Yields ``update(text)``, which changes the text of the spinner and does nothing without one.
 
     Args:
       text: what the block does.
@@ -102,16 +131,23 @@ def stage(
       wait: whether the line waits for PATIENCE seconds, as a user's mistake may end the block.
       spinner: whether there is one on a terminal; none where the block may show bars of others.
     """
-    console = console or STDERR
-    if console.is_terminal:
-        with console.status(text) if spinner else contextlib.nullcontext():
-            yield
+    shown = console or STDERR
+    if shown.is_terminal and spinner:
+        kind = "line" if shown.options.ascii_only else "dots"
+        with shown.status(_markup(text, shown), spinner=kind) as status:
+            yield lambda text: status.update(_markup(text, shown))
+    elif shown.is_terminal:
+        yield _nothing
     elif wait:
         with _lines.later(text):
-            yield
+            yield _nothing
     else:
         say(text)
-        yield
+        yield _nothing
+
+
+def _nothing(text: str) -> None:
+    del text
 
 
 def ticks(
@@ -154,7 +190,7 @@ def tracked(
       wait: whether the first line waits, as in `stage`.
     """
     if STDERR.is_terminal:
-        return track(items, what, console=STDERR)
+        return track(items, _markup(what, STDERR), console=STDERR)
     return _told(items, what, unit, "compiling, then " if compiles else "", every, wait)
 
 

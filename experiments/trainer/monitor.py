@@ -2,6 +2,7 @@
 
 import math
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -107,9 +108,15 @@ class Window:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Yields a list that receives SIGINT or SIGTERM; a second signal has its usual effect."""
+    """Yields a list that receives SIGINT or SIGTERM; a second signal has its usual effect.
+
+    Outside the main thread, where Python sets no handler, signals have their usual effect.
+    """
     received: list[int] = []
     before = {}
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
 
     def handle(number: int, frame: Any) -> None:
         del frame
@@ -118,7 +125,7 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, handle)
+        before[number] = signal.signal(number, handle) or signal.SIG_DFL  # None: set outside Python
     try:
         yield received
     finally:

@@ -19,9 +19,16 @@ def read(workdir: str, command: str = "train") -> dict[str, Any] | None:
     """config.json of a run of this command, or None if the folder holds no run.
 
     Raises:
-      RunError: when it cannot be read, or belongs to another command.
+      RunError: when it cannot be read, belongs to another command, or the folder's name is no text.
     """
     path = Path(workdir) / "config.json"
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:  # Orbax would fail when it saves
+        raise RunError(
+            f"{workdir}: the path of the run's folder is not UTF-8 text: name another --workdir, "
+            "or set PYTHONUTF8=1 if the name is right and the terminal's locale is not"
+        ) from None
     if not path.exists():
         return None
     try:

@@ -311,7 +311,7 @@ MISTAKES = {
     "--samples few.npz": ("few.npz holds 3 images: expected 4 or more",),
     "--samples good.npz --num 6": ("good.npz holds 5 images: expected 6 or more",),
     "--samples none": ("--samples none cannot be read (no such folder)",),
-    "--samples empty": ("--samples empty cannot be read (no PNG in it)",),
+    "--samples empty": ("--samples empty cannot be read (no picture in it)",),
     "--samples sizes": ("--samples sizes cannot be read",),
     "--samples textual": ("--samples textual cannot be read",),
 }

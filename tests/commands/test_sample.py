@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 import jaxddim
+from experiments import sample
+from experiments.terminal.errors import UserError
 from jaxddim.cpu import runtime
 from jaxddim.models import UNet
 from jaxddim.runs import build, drawing, record
@@ -228,3 +230,60 @@ def test_in_a_process_of_its_own_the_images_are_the_same(root, trained, tmp_path
     assert (process.returncode, tiny.complaints(err)) == (0, [])
     with np.load(tmp_path / "a.npz") as file:
         np.testing.assert_array_equal(file["images"], sixty_four[:2])
+
+
+OUT = {
+    "eta_0.5": "folder",
+    "steps.100": "folder",
+    "v1.2.3": "folder",
+    "a.b/run_0.0": "folder",
+    "folder": "folder",
+    "a.png": "file",
+    "a_0.5.PNG": "file",
+    "b_0.5.npz": "file",
+    "a.jpg": "refused",
+    "a_0.5.webp": "refused",
+    "a.TIFF": "refused",
+    "a.npy": "refused",
+}
+
+
+@pytest.mark.parametrize("name", OUT)
+def test_known_suffixes_decide_what_is_written(tmp_path, name):
+    out = tmp_path / name
+    config = sample.SampleConfig(workdir="none", out=str(out), num=3)
+    if OUT[name] == "refused":
+        with pytest.raises(UserError, match=r"expected a FILE.png, a FILE.npz or a folder"):
+            sample.check(config)
+        assert not out.exists()
+        return
+    sample.check(config)
+    sample.write(out, iter([np.zeros((3, 8, 8, 3), np.uint8)]))
+    assert out.is_dir() == (OUT[name] == "folder")
+    assert out.is_file() == (OUT[name] == "file")
+    if out.is_dir():
+        assert len(list(out.iterdir())) == 3
+
+
+EARLIER = {
+    "more of an earlier call": ({"00002.png", "00003.png"}, ["00002.png", "00003.png"]),
+    "as many": ({"00000.png", "00001.png"}, []),
+    "others": ({"a.PNG", "b.jpg", "readme.txt", ".c.png"}, ["a.PNG", "b.jpg"]),
+    "none": (set(), []),
+}
+
+
+@pytest.mark.parametrize("case", EARLIER)
+def test_pictures_that_are_already_in_the_folder_are_found(tmp_path, case):
+    there, expected = EARLIER[case]
+    for name in there:
+        (tmp_path / name).touch()
+    sample.write(tmp_path, iter([np.zeros((2, 8, 8, 3), np.uint8)]))
+    assert sample.strangers(tmp_path, 2) == expected
+
+
+def test_pictures_of_an_earlier_call_are_told(trained, tmp_path):
+    base = ["--workdir", trained, *SHORT, "--out", tmp_path / "steps_0.5"]
+    told = [tiny.command("sample", *base, "--num", num).out for num in (3, 3, 2)]
+    assert "note: " not in told[0] + told[1]
+    assert "steps_0.5 holds 1 more pictures (00002.png)" in told[2]

@@ -1,5 +1,6 @@
 """A training run: its files, validation, data, non-finite losses, and each kind of network."""
 
+import concurrent.futures
 import json
 import math
 import sys
@@ -11,12 +12,13 @@ import pytest
 from PIL import Image
 
 import jaxddim
-from experiments import data
+from experiments import data, train
+from experiments.terminal import cli
 from experiments.trainer import log, loop, validation
 from jaxddim.cpu import runtime
 from jaxddim.runs import build
 from jaxddim.runs import record as records
-from jaxddim.runs.config import Config, DataConfig, LoopConfig, flatten
+from jaxddim.runs.config import PRESETS, Config, DataConfig, LoopConfig, flatten
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
 
@@ -278,3 +280,11 @@ def test_bfloat16_in_two_parts_a_batch_trains_and_keeps_float32_parameters(
     inputs = jnp.zeros((1, 8, 8, 3)), jnp.zeros(1, jnp.int32)
     jaxpr = jax.make_jaxpr(model.apply)(jaxddim.variables(state), *inputs)
     assert "bf16[" in str(jaxpr)
+
+
+def test_a_thread_may_train(root, tmp_path, quick_compiler):
+    flags = [*tiny.flags(root, tmp_path), *tiny.SMALL, "--train.steps", "1"]
+    config = cli.parse(Config, flags, presets=PRESETS)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(train.train, config).result() == 0
+    assert tiny.saved(tmp_path) == [1]

@@ -123,19 +123,44 @@ def test_names_with_dots_do_not_collide(make, computed):
     assert [value for _, value in computed] == [0.2, 0.5]
 
 
-@pytest.mark.parametrize("damage", ["cut", "arrays", "other"])
-def test_a_damaged_result_is_computed_anew(make, computed, damage, tmp_path):
+DAMAGE = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:50]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "missing": lambda path: path.unlink(),
+    "text": lambda path: path.write_text("no result"),
+}
+
+
+@pytest.mark.parametrize("kind", ["json", "npz"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_result_is_computed_anew_once_with_a_line(
+    make, computed, damage, kind, tmp_path, capsys
+):
+    ask(make(), "cell", {}, computed)
+    (file,) = (tmp_path / "cells").glob(f"*.{kind}")
+    DAMAGE[damage](file)
+    assert ask(make(), "cell", {}, computed, value=2.5).numbers == {"value": 2.5}
+    told = capsys.readouterr().err
+    assert told.count("was damaged") == ((damage, kind) != ("missing", "json"))
+    assert ask(make(), "cell", {}, computed, value=3.5).arrays["a"].tolist() == [2.5] * 3
+    assert capsys.readouterr().err == ""
+    assert len(computed) == 2
+
+
+def test_a_result_of_another_recipe_is_computed_anew(make, computed, tmp_path):
     ask(make(), "cell", {}, computed)
     (record,) = (tmp_path / "cells").glob("*.json")
-    if damage == "cut":
-        record.write_text(record.read_text()[:-5])
-    elif damage == "arrays":
-        (path,) = (tmp_path / "cells").glob("*.npz")
-        path.write_bytes(path.read_bytes()[:50])
-    else:
-        record.write_text(json.dumps({"recipe": {"other": 1}, "numbers": {"value": 7.0}}))
+    record.write_text(json.dumps({"recipe": {"other": 1}, "numbers": {"value": 7.0}}))
     assert ask(make(), "cell", {}, computed, value=2.5).numbers == {"value": 2.5}
-    assert len(computed) == 2
+
+
+def test_a_result_without_a_list_of_its_arrays_is_still_read(make, computed, tmp_path):
+    ask(make(), "cell", {}, computed)
+    (path,) = (tmp_path / "cells").glob("*.json")
+    record = json.loads(path.read_text())
+    assert record.pop("arrays") == ["a"]
+    path.write_text(json.dumps(record))
+    assert ask(make(), "cell", {}, computed, value=2.5).arrays["a"].tolist() == [1.5] * 3
 
 
 def test_a_result_that_fails_leaves_nothing_that_is_taken_for_one(make, computed):

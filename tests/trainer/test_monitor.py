@@ -3,6 +3,7 @@
 import io
 import math
 import signal
+import threading
 
 import jax.numpy as jnp
 import numpy as np
@@ -174,6 +175,29 @@ def test_no_number_is_shown_before_there_is_one(monkeypatch, capsys, terminal, l
     assert "nan" not in told and "None" not in told and " 0.0 " not in told
     assert ("images/s" in told) is (rate is not None)
     assert ("loss" in told) is (loss is not None)
+
+
+def test_in_another_thread_signals_are_left_alone():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    seen = []
+
+    def work():
+        with monitor.stop_signals() as stopped:
+            seen.append(stopped)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [[]]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_handler_that_was_not_set_in_python_is_no_trouble(monkeypatch):
+    changes = []
+    monkeypatch.setattr(signal, "signal", lambda number, handler: changes.append(handler))
+    with monitor.stop_signals():
+        pass
+    assert changes[2:] == [signal.SIG_DFL] * 2
 
 
 @pytest.mark.parametrize("terminal", [True, False])

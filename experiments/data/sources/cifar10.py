@@ -69,8 +69,9 @@ def ensure(path: str | None, data_dir: str | None) -> tuple[Path, tuple[str, ...
             "folder DIR, then run `python -m experiments.prepare --source cifar10 --path DIR` "
             f"(looked in {target} and {place})"
         )
+    notes = prepared.make_room(target)
     prepared.write(_writer_class()(files, data_dir=str(prepared.data_root(data_dir))))
-    return target, ()
+    return target, notes
 
 
 def builder(data_dir: str | None) -> Any:
