@@ -33,9 +33,10 @@ from experiments.reproduction import (
 from experiments.reproduction.study import Spacing, Study
 from experiments.terminal import checks, cli
 from experiments.terminal.errors import UserError
-from experiments.terminal.files import save_json
+from experiments.terminal.files import save_json, save_text
 from jaxddim.runs import record as records
 from jaxddim.runs import trained
+from jaxddim.runs.config import finite
 
 FEWEST = 4  # samples: enough for two blocks of KID
 
@@ -114,7 +115,7 @@ def paper(config: PaperConfig) -> None:
         record = describe(config, study) | {"parts": records}
         record["seconds"] = round(time.perf_counter() - began, 1)
         save_json(study.folder / "report.json", record)
-        (study.folder / "report.md").write_text(markdown(record))
+        save_text(study.folder / "report.md", markdown(record))
     except OSError as error:
         raise UserError(f"--out {study.folder} cannot be written to ({error.strerror})") from None
     print(f"{study.folder / 'report.md'}: {', '.join(records)}")
@@ -163,7 +164,7 @@ def describe(config: PaperConfig, study: Study) -> dict[str, Any]:
     """The settings, run, images and versions that the report is about."""
     run = study.run
     return {
-        "config": dataclasses.asdict(config),
+        "config": dataclasses.asdict(config) | {"data": images.absolute_places(config.data)},
         "run": {"name": run.config.config, "T": run.schedule.num_steps} | study.model,
         "data": {
             "source": study.splits.source,
@@ -206,7 +207,7 @@ def markdown(record: dict[str, Any]) -> str:
             ["on", f"{record['device']}, {record['date'][:10]}"],
         ],
     )
-    for name, numbers in record["parts"].items():
+    for name, numbers in texts.numbers(finite(record["parts"])).items():
         told += [f"## {PARTS[name].title}", "", *PARTS[name].lines(numbers)]
     return "\n".join(told).rstrip() + "\n"
 

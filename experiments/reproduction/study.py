@@ -23,8 +23,9 @@ import jaxddim
 from experiments.data import cache
 from experiments.evaluation import references
 from experiments.evaluation.features import networks
+from experiments.reproduction import texts
 from experiments.terminal.files import save_arrays, save_json
-from jaxddim.runs.config import flatten
+from jaxddim.runs.config import finite, flatten
 from jaxddim.runs.drawing import DrawConfig
 from jaxddim.runs.trained import Trained
 
@@ -63,7 +64,7 @@ class Result(NamedTuple):
     """A saved result.
 
     Attributes:
-      numbers: for the report, as JSON.
+      numbers: for the report, as JSON; NaN for those that are not finite.
       arrays: for the pictures of the report.
     """
 
@@ -113,6 +114,7 @@ class Study:
             return found
         began = time.perf_counter()
         result = compute()
+        result = result._replace(numbers=texts.numbers(finite(result.numbers)))
         arrays, record = _files(stem)
         if result.arrays:
             save_arrays(arrays, **result.arrays)
@@ -178,7 +180,7 @@ def _read(stem: Path, recipe: dict[str, Any]) -> Result | None:
         if path.exists():
             with path.open("rb") as file, np.load(file) as found:
                 arrays = dict(found)
-        return Result(record["numbers"], arrays)
+        return Result(texts.numbers(record["numbers"]), arrays)
     except Exception:  # a truncated file may raise anything
         return None
 
