@@ -22,7 +22,7 @@ from experiments.data import cache
 from experiments.evaluation import images, references
 from experiments.evaluation.features import loading
 from experiments.evaluation.metrics import DEFAULT, METRICS, Subject
-from experiments.terminal import checks, cli
+from experiments.terminal import checks, cli, texts
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import save_json, to_json
 from experiments.terminal.progress import tracked
@@ -32,6 +32,22 @@ from jaxddim.runs.trained import Trained
 
 NUM = 2000
 FEWEST = 4  # images: enough for a third nearest neighbour and for two blocks of KID
+OTHER_NAMES = {
+    "fid": "frechet with --network inception",
+    "fd": "frechet",
+    "mmd": "kid",
+    "precision": "precision_recall",
+    "recall": "precision_recall",
+    "nearest": "neighbours",
+    "neighbors": "neighbours",
+    "loss": "validation_loss",
+    "elbo": "variational_bound",
+    "vlb": "variational_bound",
+    "nll": "ode_likelihood",
+    "likelihood": "ode_likelihood",
+    "bpd": "variational_bound or ode_likelihood",
+}
+"""What metrics are also called."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,12 @@ def evaluate(config: EvaluateConfig) -> None:
     began = time.perf_counter()
     check(config)
     run = trained.restore(config.workdir, config.checkpoint, config.weights)
+    for name in config.metrics:
+        if run.schedule.num_steps < METRICS[name].steps:
+            raise UserError(
+                f"{name} needs a run with --diffusion.num-steps {METRICS[name].steps} or more, and "
+                f"this one has T = {run.schedule.num_steps}: leave it out of --metrics"
+            )
     if config.samples is None:
         grid = np.asarray(drawing.time_grid(config, run))
         draw = functools.partial(drawn, config, run)
@@ -114,7 +136,9 @@ def check(config: EvaluateConfig) -> None:
         raise UserError(f"--metrics is empty; expected some of {', '.join(METRICS)}")
     for name in config.metrics:
         if name not in METRICS:
-            raise UserError(f"unknown metric {name!r} in --metrics{cli.nearest(name, METRICS)}")
+            known = OTHER_NAMES.get(name.lower())
+            hint = f"; did you mean {known}?" if known else cli.nearest(name, METRICS)
+            raise UserError(f"unknown metric {name!r} in --metrics{hint}")
     if config.out is not None and Path(config.out).suffix.lower() != ".json":
         raise UserError(f"--out {config.out}: expected a FILE.json")
 
@@ -148,7 +172,8 @@ def read(config: EvaluateConfig, run: Trained) -> np.ndarray:
     num = len(images) if config.num is None else config.num
     if not FEWEST <= num <= len(images):
         raise UserError(
-            f"--samples {path} holds {len(images)} images: expected {max(num, FEWEST)} or more"
+            f"--samples {path} holds {texts.count(len(images), 'image')}: expected "
+            f"{max(num, FEWEST)} or more"
         )
     return images[:num]
 
@@ -189,7 +214,7 @@ def describe(
     record: dict[str, Any] = {
         "metrics": results,
         "notes": subject.notes,
-        "config": dataclasses.asdict(config),
+        "config": dataclasses.asdict(config) | {"data": images.absolute_places(config.data)},
         "run": {
             "workdir": config.workdir,
             "checkpoint": run.step,

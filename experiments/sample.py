@@ -16,6 +16,7 @@ from experiments.terminal import cli, pictures
 from experiments.terminal.checks import check_numbers, check_step, make_folder
 from experiments.terminal.errors import UserError
 from experiments.terminal.progress import tracked
+from experiments.terminal.texts import count
 from jaxddim.runs import trained
 from jaxddim.runs.drawing import DrawConfig, drawn
 
@@ -27,7 +28,7 @@ class SampleConfig(DrawConfig):
     num: int = 16
     """Number of images."""
     out: str = ""
-    """FILE.png (a grid), FILE.npz (uint8 array "images") or DIR (one PNG per image)."""
+    """FILE.png (a grid, enlarged), FILE.npz (uint8 array "images") or DIR (one PNG per image)."""
     batch_size: int = 64
     """Images computed and written at a time; does not change any pixel."""
 
@@ -48,7 +49,8 @@ def sample(config: SampleConfig) -> None:
     except OSError as error:
         raise UserError(f"--out {config.out} cannot be written ({error.strerror})") from None
     print(
-        f"{config.num} images in {config.out}: {config.method}, {config.steps} steps, "
+        f"{count(config.num, 'image')} in {config.out}: {config.method}, "
+        f"{count(config.steps, 'step')}, "
         f"{config.weights} weights of step {run.step}"
     )
 
@@ -80,7 +82,8 @@ def check(config: SampleConfig) -> None:
 def write(out: Path, batches: Iterator[np.ndarray]) -> None:
     """Writes uint8 images as one grid, one array, or one file each."""
     if out.suffix.lower() == ".png":
-        pictures.save_png(out, pictures.grid(np.concatenate(list(batches))))
+        images = np.concatenate(list(batches))
+        pictures.save_png(out, pictures.grid(images), pictures.zoom(images.shape[1]))
     elif out.suffix.lower() == ".npz":
         pictures.save_npz(out, np.concatenate(list(batches)))
     else:

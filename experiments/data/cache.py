@@ -43,6 +43,7 @@ class Cached(NamedTuple):
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
     fingerprint: str
+    total: int  # pictures before the limit; 0 where unknown
 
 
 def key(*parts: object) -> str:
@@ -77,9 +78,9 @@ def cached(
     about = json.loads((folder / "about.json").read_text())
     labels = np.load(folder / "labels.npy")
     images = np.load(folder / "images.npy", mmap_mode="r")[: len(labels)]
-    return Cached(
-        images, labels, tuple(about["class_names"]), tuple(about["notes"]), about["fingerprint"]
-    )
+    names, notes = tuple(about["class_names"]), tuple(about["notes"])
+    total = about.get("total", 0)  # older caches lack it
+    return Cached(images, labels, names, notes, about["fingerprint"], total)
 
 
 def _build(folder: Path, pictures: Pictures, size: int, limit: int | None) -> None:
@@ -139,6 +140,7 @@ def _fill(folder: Path, pictures: Pictures, size: int, limit: int | None) -> Non
         "class_names": pictures.class_names,
         "notes": [summary] if summary else [],
         "fingerprint": digest.hexdigest(),
+        "total": len(order),
     }
     (folder / "about.json").write_text(json.dumps(about))
 

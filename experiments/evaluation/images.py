@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.data import dataset as datasets
 from experiments.evaluation.references import Splits
-from experiments.terminal.files import default_cache_dir
+from experiments.terminal.files import absolute, default_cache_dir
 from jaxddim.runs import record
 
 
@@ -23,6 +23,11 @@ class Places:
     """Cache folder of resized images and their features."""
 
 
+def absolute_places(places: Places) -> dict[str, str | None]:
+    """The places as a record keeps them."""
+    return {name: absolute(path) for name, path in dataclasses.asdict(places).items()}
+
+
 def splits(workdir: str, places: Places = Places()) -> Splits:
     """Loads the images that a run was trained and validated on.
 
@@ -34,8 +39,9 @@ def splits(workdir: str, places: Places = Places()) -> Splits:
     """
     given: dict[str, Any] = {k: v for k, v in dataclasses.asdict(places).items() if v is not None}
     config = dataclasses.replace(record.load(workdir).data, **given)
-    dataset = datasets.load(config)
-    record.check_images(workdir, dataset.fingerprint, record.read(workdir) or {})
+    dataset = datasets.load(config, record.read_names(workdir))
+    count = len(dataset.images)
+    record.check_images(workdir, dataset.fingerprint, count, record.read(workdir) or {})
     train, holdout = datasets.split(dataset, config.holdout)
     by_name = {"train": train.images, "holdout": holdout.images, "all": dataset.images}
     root = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()

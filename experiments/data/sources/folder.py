@@ -6,12 +6,15 @@ same files see the same pictures. The folders directly below the root are the cl
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from experiments.data.decoding import Pictures
 from experiments.terminal.errors import UserError
+from experiments.terminal.texts import listed
+
+GIVE = "give the folder that holds the images, as --data.path (as --path in experiments.prepare)"
 
 
 class Listing(NamedTuple):
@@ -47,6 +50,23 @@ def scan(path: str | os.PathLike[str]) -> Listing:
     )
 
 
+def only(listing: Listing, names: Sequence[str]) -> Listing:
+    """The listing without files other than these.
+
+    Raises:
+      UserError: when some of them are not there.
+    """
+    stamps = dict(zip(listing.names, listing.stamps, strict=True))
+    gone = [name for name in names if name not in stamps]
+    if gone:
+        raise UserError(
+            f"{listing.root}: the run's images were {len(names)} files, there are "
+            f"{len(stamps)} now and {len(gone)} of the run's are gone ({listed(gone)}): restore "
+            "them, or name the folder that holds them with --data.path"
+        )
+    return listing._replace(names=tuple(names), stamps=tuple(stamps[name] for name in names))
+
+
 def existing(path: str | os.PathLike[str]) -> Path:
     """The folder `path`, which must exist.
 
@@ -57,8 +77,8 @@ def existing(path: str | os.PathLike[str]) -> Path:
     if root.is_dir():
         return root
     if root.exists():
-        raise UserError(f"{root} is a file; give the folder that holds the images")
-    raise UserError(f"{root}: no such folder; give the folder that holds the images")
+        raise UserError(f"{root} is a file; {GIVE}")
+    raise UserError(f"{root}: no such folder; {GIVE}")
 
 
 def walk(root: Path, skipped: list[str], *, depth: int = 64) -> Iterator[tuple[str, int, int]]:
