@@ -73,7 +73,7 @@ def lines(record: dict[str, Any]) -> list[str]:
             s,
             f"{texts.number(mean)} ± {texts.number(std)}",
             texts.shown(texts.ratio(mean, between), ".2f"),
-            f"{found:.0%}",
+            texts.shown(found, ".0%"),
         ]
         for s, mean, std, found in zip(
             steps, record["distance"], record["std"], record["found"], strict=True
@@ -94,8 +94,8 @@ def lines(record: dict[str, Any]) -> list[str]:
         "has the same x_T.",
         "",
         f"The distance {falls} S. At S = {steps[0]} it is {texts.shown(closest, '.0%')} of "
-        f"the distance between different x_T, and {record['found'][0]:.0%} of the images are "
-        "recognised.",
+        "the distance between different x_T, and "
+        f"{texts.shown(record['found'][0], '.0%')} of the images are recognised.",
         "",
     ]
     return told

@@ -163,8 +163,12 @@ def test_a_run_from_weights_starts_with_them_and_anew_in_all_else(run, root, tmp
     assert f"starts from the ema weights of step 2 of {first}" in finished.out
     theirs, ours = tiny.state(first), tiny.state(tmp_path)
     assert int(ours.step) == 1
-    for found in (ours.params, ours.ema_params):
-        tiny.assert_same_bits(found, theirs.ema_params)
+    for found in (ours.params, ours.ema_params):  # a step of 1e-30 moves no weight but 0
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-20),
+            found,
+            theirs.ema_params,
+        )
     counts = [leaf for leaf in jax.tree.leaves(ours.opt_state) if leaf.dtype == np.int32]
     assert set(map(int, counts)) == {1}
     kept = json.loads((tmp_path / "config.json").read_text())

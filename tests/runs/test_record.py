@@ -141,7 +141,7 @@ def test_a_record_of_other_or_unknown_images_is_told(about, part):
 @pytest.mark.parametrize("text", ["[]", "{}", '{"files": 1}', '{"files": [1]}', '{"fil', "\xff"])
 def test_a_damaged_list_of_files_is_told(text, tmp_path):
     (tmp_path / "images.json").write_text(text, encoding="latin-1")
-    with pytest.raises(RunError, match="images.json is not a list"):
+    with pytest.raises(RunError, match=r"images\.json is not a list"):
         record.read_names(str(tmp_path))
 
 
@@ -175,5 +175,5 @@ def test_a_run_with_an_infinite_setting_is_recorded_read_and_resumed(tmp_path):
     assert record.load(str(tmp_path)).optim.clip == math.inf
     record.check_same_config("runs/x", flatten(config), kept["config"])
     record.check_same_config("runs/x", flatten(config), TINY | {"optim.clip": math.inf})
-    with pytest.raises(RunError, match="optim.clip was None, is 1.0"):
+    with pytest.raises(RunError, match=r"optim\.clip was None, is 1\.0"):
         record.check_same_config("runs/x", TINY | {"optim.clip": 1.0}, kept["config"])
