@@ -26,13 +26,29 @@ from experiments.terminal import checks, cli
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import located, save_json, to_json
 from experiments.terminal.progress import stage, tracked
-from experiments.terminal.texts import listed, printable
+from experiments.terminal.texts import count, listed, printable
 from jaxddim.runs import drawing, trained
 from jaxddim.runs import record as records
 from jaxddim.runs.trained import Trained
 
 NUM = 2000
 FEWEST = 4  # images: enough for a third nearest neighbour and for two blocks of KID
+OTHER_NAMES = {
+    "fid": "frechet with --network inception",
+    "fd": "frechet",
+    "mmd": "kid",
+    "precision": "precision_recall",
+    "recall": "precision_recall",
+    "nearest": "neighbours",
+    "neighbors": "neighbours",
+    "loss": "validation_loss",
+    "elbo": "variational_bound",
+    "vlb": "variational_bound",
+    "nll": "ode_likelihood",
+    "likelihood": "ode_likelihood",
+    "bpd": "variational_bound or ode_likelihood",
+}
+"""What metrics are also called."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,12 @@ def evaluate(config: EvaluateConfig) -> None:
     check(config)
     with stage("restoring the network", wait=True):
         run = trained.restore(config.workdir, config.checkpoint, config.weights)
+    for name in config.metrics:
+        if run.schedule.num_steps < METRICS[name].steps:
+            raise UserError(
+                f"{name} needs a run with --diffusion.num-steps {METRICS[name].steps} or more, and "
+                f"this one has T = {run.schedule.num_steps}: leave it out of --metrics"
+            )
     notes: list[str] = []
     if config.samples is None:
         grid = np.asarray(drawing.time_grid(config, run))
@@ -128,7 +150,9 @@ def check(config: EvaluateConfig) -> None:
         raise UserError(f"--metrics is empty; expected some of {', '.join(METRICS)}")
     for name in config.metrics:
         if name not in METRICS:
-            raise UserError(f"unknown metric {name!r} in --metrics{cli.nearest(name, METRICS)}")
+            known = OTHER_NAMES.get(name.lower())
+            hint = f"; did you mean {known}?" if known else cli.nearest(name, METRICS)
+            raise UserError(f"unknown metric {name!r} in --metrics{hint}")
     if config.out is not None and Path(config.out).suffix.lower() != ".json":
         raise UserError(f"--out {config.out}: expected a FILE.json")
 
@@ -165,7 +189,8 @@ def read(config: EvaluateConfig, run: Trained, notes: list[str]) -> np.ndarray:
     num = len(images) if config.num is None else config.num
     if not FEWEST <= num <= len(images):
         raise UserError(
-            f"--samples {path} holds {len(images)} images: expected {max(num, FEWEST)} or more"
+            f"--samples {path} holds {count(len(images), 'image')}: expected "
+            f"{max(num, FEWEST)} or more"
         )
     if num < len(images):
         notes.append(f"--samples {path}: the first {num} of {len(images)} images are measured")
@@ -224,7 +249,7 @@ def describe(
     record: dict[str, Any] = {
         "metrics": results,
         "notes": subject.notes,
-        "config": dataclasses.asdict(config),
+        "config": dataclasses.asdict(config) | {"data": images.absolute_places(config.data)},
         "run": {
             "workdir": config.workdir,
             "checkpoint": run.step,

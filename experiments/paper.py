@@ -37,6 +37,7 @@ from experiments.terminal.files import located, save_json, save_text
 from experiments.terminal.progress import stage
 from jaxddim.runs import record as records
 from jaxddim.runs import trained
+from jaxddim.runs.config import finite
 
 FEWEST = 4  # samples: enough for two blocks of KID
 
@@ -170,7 +171,7 @@ def describe(config: PaperConfig, study: Study) -> dict[str, Any]:
     """The settings, run, images and versions that the report is about."""
     run = study.run
     return {
-        "config": dataclasses.asdict(config),
+        "config": dataclasses.asdict(config) | {"data": images.absolute_places(config.data)},
         "run": {"name": run.config.config, "T": run.schedule.num_steps} | study.model,
         "data": {
             "source": study.splits.source,
@@ -213,7 +214,7 @@ def markdown(record: dict[str, Any]) -> str:
             ["on", f"{record['device']}, {record['date'][:10]}"],
         ],
     )
-    for name, numbers in record["parts"].items():
+    for name, numbers in texts.numbers(finite(record["parts"])).items():
         told += [f"## {PARTS[name].title}", "", *PARTS[name].lines(numbers)]
     return "\n".join(told).rstrip() + "\n"
 

@@ -70,8 +70,9 @@ def main(config: PrepareConfig) -> None:
     done = prepare(config)
     for note in done.notes:
         print(f"note: {note}")
-    counts = ", ".join(f"{count:,} {split}" for split, count in done.sizes.items())
-    print(f"{config.source}: {counts} images in {done.folder}")
+    counts = ", ".join(f"{number:,} {split}" for split, number in done.sizes.items())
+    images = "image" if list(done.sizes.values()) == [1] else "images"
+    print(f"{config.source}: {counts} {images} in {done.folder}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from experiments.terminal.checks import check_numbers, check_step, make_folder
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import located
 from experiments.terminal.progress import stage, tracked
-from experiments.terminal.texts import listed
+from experiments.terminal.texts import count, listed
 from jaxddim.runs import trained
 from jaxddim.runs.drawing import DrawConfig, drawn
 
@@ -36,7 +36,7 @@ class SampleConfig(DrawConfig):
     num: int = 16
     """Number of images."""
     out: str = ""
-    """FILE.png (a grid), FILE.npz (uint8 array "images") or DIR (one PNG per image)."""
+    """FILE.png (a grid, enlarged), FILE.npz (uint8 array "images") or DIR (one PNG per image)."""
     batch_size: int = 64
     """Images computed and written at a time; does not change any pixel."""
 
@@ -61,12 +61,13 @@ def sample(config: SampleConfig) -> None:
         raise UserError(f"--out {config.out} cannot be written ({error.strerror})") from None
     if others := strangers(out, config.num):
         print(
-            f"note: {out} holds {len(others)} more pictures ({listed(others)}), which "
-            f"experiments.evaluate --samples would measure too; for these {config.num} images "
-            "alone, name an empty folder"
+            f"note: {out} holds {count(len(others), 'more picture')} ({listed(others)}), which "
+            "experiments.evaluate --samples would measure too; for these images alone, name an "
+            "empty folder"
         )
     print(
-        f"{config.num} images in {config.out}: {config.method}, {config.steps} steps, "
+        f"{count(config.num, 'image')} in {config.out}: {config.method}, "
+        f"{count(config.steps, 'step')}, "
         f"{config.weights} weights of step {run.step}"
     )
 
@@ -114,11 +115,11 @@ def picture_name(index: int) -> str:
 
 def write(out: Path, batches: Iterator[np.ndarray]) -> None:
     """Writes uint8 images as one grid, one array, or one file each."""
-    if out.suffix.lower() in (".png", ".npz"):
+    if out.suffix.lower() in FILES:
         images = np.concatenate(list(batches))
         with stage(f"writing {out}", wait=True):
             if out.suffix.lower() == ".png":
-                pictures.save_png(out, pictures.grid(images))
+                pictures.save_png(out, pictures.grid(images), pictures.zoom(images.shape[1]))
             else:
                 pictures.save_npz(out, images)
     else:

@@ -24,11 +24,12 @@ from experiments.terminal import cli, progress
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import save_text
 from experiments.terminal.progress import stage, tracked
+from experiments.terminal.texts import count
 from experiments.trainer import monitor
 from jaxddim import TrainState
 from jaxddim.runs import checkpoints
 from jaxddim.runs import record as records
-from jaxddim.runs.config import flatten
+from jaxddim.runs.config import finite, flatten
 
 WEIGHTS, TRAINING, SAMPLING, DATA, PICTURES = range(5)
 """Purposes of random numbers; each is folded into the key of the seed."""
@@ -46,7 +47,7 @@ class SwissRollConfig:
     seed: int = 0
     """Seed of all random numbers."""
     networks: int = 6
-    """Networks, trained at the same time; standard errors are over them."""
+    """How many networks are trained, at the same time; standard errors are over them."""
     train_steps: int = 4000
     """Training steps."""
     batch_size: int = 512
@@ -78,7 +79,9 @@ def swiss_roll(config: SwissRollConfig) -> None:
     state = train(config, console)
     results, samples = measure(config, state, console)
     workdir = Path(config.workdir)
-    save_text(workdir / "results.json", json.dumps(results, indent=1) + "\n")
+    save_text(
+        workdir / "results.json", json.dumps(finite(results), indent=1, allow_nan=False) + "\n"
+    )
     save_text(workdir / "table.md", report.table(results))
     with stage("drawing the pictures", console):
         network = jax.tree.map(lambda leaf: leaf[0], state.ema_params)
@@ -108,8 +111,8 @@ def train(config: SwissRollConfig, console: Console) -> TrainState:
     total, batch = config.train_steps, config.batch_size
     size = sum(leaf.size for leaf in jax.tree.leaves(abstract.params)) // config.networks
     console.print(
-        f"{config.networks} networks with {size:,} parameters each, {total:,} steps of {batch} "
-        f"points, on {jax.default_backend()}"
+        f"{config.networks} networks with {size:,} parameters each, {count(total, 'step')} of "
+        f"{count(batch, 'point')}, on {jax.default_backend()}"
     )
     with stage("initialising the weights", console):
         state = roll.new_state(key_of(config, WEIGHTS), config.networks, tx)

@@ -46,6 +46,7 @@ class Cached(NamedTuple):
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
     fingerprint: str
+    total: int  # pictures before the limit
 
 
 def key(*parts: object) -> str:
@@ -106,7 +107,7 @@ def _read(folder: Path, size: int) -> Cached:
     if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or len(images) < num:
         raise ValueError(f"images.npy: {images.dtype} {images.shape}, expected {num} images")
     classes, notes = tuple(about["class_names"]), tuple(about["notes"])
-    return Cached(images[:num], labels, classes, notes, about["fingerprint"])
+    return Cached(images[:num], labels, classes, notes, about["fingerprint"], about["total"])
 
 
 def _build(folder: Path, pictures: Pictures, size: int, limit: int | None) -> None:
@@ -196,6 +197,7 @@ def _fill(folder: Path, pictures: Pictures, size: int, limit: int | None) -> Non
         "class_names": pictures.class_names,
         "notes": [summary] if summary else [],
         "fingerprint": digest.hexdigest(),
+        "total": len(order),
     }
     (folder / "about.json").write_text(json.dumps(about))
 

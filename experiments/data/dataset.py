@@ -14,6 +14,7 @@ import numpy as np
 from experiments.cars import VERSION
 from experiments.data import cache, contents, decoding
 from experiments.data.sources import cifar10, folder, prepared, stanford_cars
+from experiments.terminal import texts
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import cache_dir
 from experiments.terminal.texts import brief
@@ -37,15 +38,18 @@ class Dataset(NamedTuple):
     source: str  # "cars196" | "cifar10" | "folder" | "rendered"
     notes: tuple[str, ...]  # messages for the user
     fingerprint: str  # sha256 over the cached images
+    names: tuple[str, ...] = ()  # files that they were read from, for source "folder"
+    total: int = 0  # images that the source offers, before num_images
 
 
-def load(config: "DataConfig") -> Dataset:
+def load(config: "DataConfig", names: tuple[str, ...] = ()) -> Dataset:
     """The images that a configuration selects, decoded and resized once and then cached.
 
     The images come in one fixed pseudo-random order, see `cache`.
 
     Args:
       config: source, path, image_size, num_images, classes, data_dir, cache_dir.
+      names: of a folder use only these files, those of an earlier call; all if empty.
     Returns:
       The dataset; `notes` holds messages for the user.
     Raises:
@@ -62,14 +66,17 @@ def load(config: "DataConfig") -> Dataset:
     loaders = {
         "cars196": partial(_load_prepared, source="cars196", module=stanford_cars),
         "cifar10": partial(_load_prepared, source="cifar10", module=cifar10),
-        "folder": _load_folder,
+        "folder": partial(_load_folder, names=names),
         "rendered": _load_rendered,
     }
-    cached, notes = loaders[source](config)
+    cached, notes, *used = loaders[source](config)
     if source == "rendered" and config.source == "auto":
         notes = (BANNER, *notes)
     notes = notes + cached.notes
-    return Dataset(cached.images, cached.labels, source, notes, cached.fingerprint)
+    files = used[0] if used else ()
+    return Dataset(
+        cached.images, cached.labels, source, notes, cached.fingerprint, files, cached.total
+    )
 
 
 def _choose(config: "DataConfig") -> str:
@@ -78,8 +85,8 @@ def _choose(config: "DataConfig") -> str:
         return "cars196"
     if config.path is not None:
         raise UserError(
-            f"{config.path} holds no Stanford Cars in a known layout; to train on the images "
-            f"in it, add --data.source folder"
+            f"--data.path {config.path} holds no Stanford Cars in a known layout; to train on the "
+            "images in it, add --data.source folder"
         )
     return "rendered"
 
@@ -96,13 +103,20 @@ def _load_prepared(
     return _cached(config, source, _content(config, folder.scan(dataset)), pictures), notes
 
 
-def _load_folder(config: "DataConfig") -> tuple[cache.Cached, tuple[str, ...]]:
+def _load_folder(
+    config: "DataConfig", names: tuple[str, ...]
+) -> tuple[cache.Cached, tuple[str, ...], tuple[str, ...]]:
     if config.path is None:
         raise UserError("--data.source folder needs --data.path, the folder of images")
     listing = folder.scan(config.path)
-    parts = _content(config, listing)
+    now = len(listing.names)
+    listing = folder.only(listing, names) if names else listing
     notes = (folder.runs_note(listing.runs),) if listing.runs else ()
-    return _cached(config, "folder", parts, lambda: folder.pictures(listing)), notes
+    if now > len(listing.names):
+        notes += (f"{listing.root} holds {now:,} files now: used are the run's {len(names):,}",)
+    parts = _content(config, listing)
+    cached = _cached(config, "folder", parts, lambda: folder.pictures(listing))
+    return cached, notes, listing.names
 
 
 def _content(config: "DataConfig", listing: folder.Listing) -> tuple:
@@ -166,7 +180,9 @@ def split(dataset: Dataset, holdout: int) -> tuple[Dataset, Dataset]:
     if holdout < 1:
         raise UserError(f"--data.holdout {holdout}: must be at least 1")
     if count < 2:
-        raise UserError(f"{count} usable image: need one to train on and one to hold out")
+        raise UserError(
+            f"{texts.count(count, 'usable image')}: need one to train on and one to hold out"
+        )
     cut = count - min(holdout, max(count // 10, 1))
     return _part(dataset, slice(None, cut)), _part(dataset, slice(cut, None))
 

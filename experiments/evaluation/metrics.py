@@ -194,11 +194,13 @@ class Metric(NamedTuple):
       measure: ``measure(subject)`` returns named results for the record.
       features: whether it needs the feature network.
       default: whether it is measured by default.
+      steps: the smallest T of a run that it can be measured for.
     """
 
     measure: Callable[[Subject], dict[str, Any]]
     features: bool = True
     default: bool = True
+    steps: int = 1
 
 
 METRICS: dict[str, Metric] = {
@@ -207,8 +209,8 @@ METRICS: dict[str, Metric] = {
     "precision_recall": Metric(precision_recall_metric),
     "neighbours": Metric(neighbours_metric),
     "validation_loss": Metric(validation_loss_metric, features=False),
-    "variational_bound": Metric(bound_metric, features=False, default=False),
-    "ode_likelihood": Metric(ode_metric, features=False, default=False),
+    "variational_bound": Metric(bound_metric, features=False, default=False, steps=2),
+    "ode_likelihood": Metric(ode_metric, features=False, default=False, steps=2),
 }
 """Every metric, in the order of the record."""
 DEFAULT = tuple(name for name, metric in METRICS.items() if metric.default)

@@ -69,13 +69,19 @@ def lines(record: dict[str, Any]) -> list[str]:
     if len(steps) == 1:
         return [*told, "With one S there is nothing to compare.", ""]
     rows = [
-        [s, f"{texts.number(mean)} ± {texts.number(std)}", f"{mean / between:.2f}", f"{found:.0%}"]
+        [
+            s,
+            f"{texts.number(mean)} ± {texts.number(std)}",
+            texts.shown(texts.ratio(mean, between), ".2f"),
+            texts.shown(found, ".0%"),
+        ]
         for s, mean, std, found in zip(
             steps, record["distance"], record["std"], record["found"], strict=True
         )
     ][:-1]
     head = ["S", f"distance to S = {steps[-1]}", "relative to different x_T", "recognised"]
     told += texts.table(head, rows)
+    closest = texts.ratio(record["distance"][0], between)
     falls = (
         "falls with every increase of"
         if texts.falling(record["distance"])
@@ -87,9 +93,9 @@ def lines(record: dict[str, Any]) -> list[str]:
         f"on average. *Recognised*: the nearest of the {record['num']} images of S = {steps[-1]} "
         "has the same x_T.",
         "",
-        f"The distance {falls} S. At S = {steps[0]} it is {record['distance'][0] / between:.0%} of "
-        f"the distance between different x_T, and {record['found'][0]:.0%} of the images are "
-        "recognised.",
+        f"The distance {falls} S. At S = {steps[0]} it is {texts.shown(closest, '.0%')} of "
+        "the distance between different x_T, and "
+        f"{texts.shown(record['found'][0], '.0%')} of the images are recognised.",
         "",
     ]
     return told

@@ -103,12 +103,13 @@ def lines(record: dict[str, Any]) -> list[str]:
         "figure11.png",
         f"Interpolation between four corners. Slerp in both directions; eta = 0, S = {S}.",
     )
-    jumps = "does not jump" if largest < ends else "jumps at least once"
+    share = texts.ratio(largest, ends)
+    jumps = "does not jump" if largest < ends or not largest else "jumps at least once"
     told += [
         f"In {record['network']} features, the two ends of a row are {texts.number(ends)} apart on "
         f"average, and neighbours {texts.number(record['step'])}. The largest distance between "
-        f"neighbours, {texts.number(largest)}, is {largest / ends:.0%} of that between the ends: "
-        f"the path {jumps} from one image to another.",
+        f"neighbours, {texts.number(largest)}, is {texts.shown(share, '.0%')} of that between the "
+        f"ends: the path {jumps} from one image to another.",
         "",
     ]
     return told

@@ -7,6 +7,7 @@ KID has no bias.
 
 import functools
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,7 @@ def lines(record: dict[str, Any]) -> list[str]:
 
 def spread(cell: dict[str, Any]) -> str:
     """A KID with its standard deviation."""
-    return f"{cell['kid']:.3f} ± {cell['kid_std']:.3f}"
+    return f"{texts.shown(cell['kid'], '.3f')} ± {texts.shown(cell['kid_std'], '.3f')}"
 
 
 def _table(names: list[str], steps: list[int], show: Any) -> list[str]:
@@ -165,13 +166,18 @@ def apart(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return abs(a["kid"] - b["kid"]) > a["kid_std"] + b["kid_std"]
 
 
+def _rank(value: float) -> float:
+    """The value for ordering: what could not be measured comes last."""
+    return value if texts.known(value) else math.inf
+
+
 def shape(at: Cells, names: list[str], steps: list[int]) -> list[str]:
     """Findings on eta = 0, on sigma-hat and on the number of steps."""
     told = []
     for key, label in LABELS.items():
         won: dict[str, list[int]] = {}
         for s in steps:
-            won.setdefault(min(names, key=lambda name: at[name, s][key]), []).append(s)
+            won.setdefault(min(names, key=lambda name: _rank(at[name, s][key])), []).append(s)
         where = [
             f"{texts.eta(name)} at S = {texts.listed(columns)}" for name, columns in won.items()
         ]
@@ -208,12 +214,13 @@ def shape(at: Cells, names: list[str], steps: list[int]) -> list[str]:
 def sigma_hat(at: Cells, names: list[str], steps: int) -> str:
     """How the larger variance compares at this S."""
     ours, ddim = at[SIGMA_HAT.name, steps], at[DDIM.name, steps]
-    order = sorted(names, key=lambda name: at[name, steps]["fd"])
+    order = sorted(names, key=lambda name: _rank(at[name, steps]["fd"]))
     place = order.index(SIGMA_HAT.name)
     rank = {0: "the best", len(names) - 1: "the worst"}.get(place, f"number {place + 1}")
     return (
         f"At S = {steps} σ̂ is {rank} of {len(names)} rows by FD: {texts.number(ours['fd'])}, "
-        f"{ours['fd'] / ddim['fd']:.2f} times that of eta = 0; its KID of {spread(ours)} is "
+        f"{texts.shown(texts.ratio(ours['fd'], ddim['fd']), '.2f')} times that of eta = 0; its KID "
+        f"of {spread(ours)} is "
         f"{'' if apart(ours, ddim) else 'not '}clearly "
         f"{'above' if ours['kid'] > ddim['kid'] else 'below'} the {spread(ddim)} of eta = 0."
     )
@@ -221,7 +228,7 @@ def sigma_hat(at: Cells, names: list[str], steps: int) -> str:
 
 def against_real(record: dict[str, Any], at: Cells) -> str:
     """How far the best samples are from real images."""
-    where = min(at, key=lambda where: at[where]["fd"])
+    where = min(at, key=lambda where: _rank(at[where]["fd"]))
     name, steps = where
     value = at[where]["fd"]
     lowest = f"the lowest FD of the table, {texts.number(value)} ({texts.eta(name)}, S = {steps})"
@@ -233,8 +240,8 @@ def against_real(record: dict[str, Any], at: Cells) -> str:
         )
     return (
         f"{record['num']} held-out images have an FD of {texts.number(real['fd'])} and a KID of "
-        f"{spread(real)}; {lowest}, is {value / real['fd']:.2f} times that FD. The part that "
-        "no sampler of the table removes is the network's own error."
+        f"{spread(real)}; {lowest}, is {texts.shown(texts.ratio(value, real['fd']), '.2f')} times "
+        "that FD. The part that no sampler of the table removes is the network's own error."
     )
 
 

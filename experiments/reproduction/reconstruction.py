@@ -114,7 +114,9 @@ def lines(record: dict[str, Any]) -> list[str]:
     told += ["### Findings", ""]
     for row in rows:
         error, name = row["error"], f"refine = {row['refine']}"
-        if texts.falling(error):
+        if not texts.known(*error):
+            told.append(f"* {name}: the error could not be measured at every S.")
+        elif texts.falling(error):
             told.append(
                 f"* {name}: the error falls with every increase of S, from "
                 f"{texts.number(error[0], 2)} to {texts.number(error[-1], 2)}."
@@ -129,10 +131,12 @@ def lines(record: dict[str, Any]) -> list[str]:
     if AT in steps:
         i = steps.index(AT)
         plain, once = rows[0]["error"][i], rows[1]["error"][i]
+        factor = texts.ratio(plain, once)
         verdict = "at least" if plain >= TENFOLD * once else "**less than**"
-        told.append(
-            f"* At S = {AT}, refine = 1 makes the error {plain / once:.1f} times smaller, "
-            f"{verdict} the expected {TENFOLD} times; the error of the worst image falls from "
-            f"{texts.number(rows[0]['worst'][i], 2)} to {texts.number(rows[1]['worst'][i], 2)}."
-        )
+        if texts.known(factor):
+            told.append(
+                f"* At S = {AT}, refine = 1 makes the error {factor:.1f} times smaller, "
+                f"{verdict} the expected {TENFOLD} times; the error of the worst image falls from "
+                f"{texts.number(rows[0]['worst'][i], 2)} to {texts.number(rows[1]['worst'][i], 2)}."
+            )
     return [*told, ""]

@@ -25,10 +25,11 @@ import jaxddim
 from experiments.data import cache
 from experiments.evaluation import references
 from experiments.evaluation.features import networks
+from experiments.reproduction import texts
 from experiments.terminal.files import save_arrays, save_json
 from experiments.terminal.progress import stage
 from experiments.terminal.texts import brief
-from jaxddim.runs.config import flatten
+from jaxddim.runs.config import finite, flatten
 from jaxddim.runs.drawing import DrawConfig
 from jaxddim.runs.trained import Trained
 
@@ -67,7 +68,7 @@ class Result(NamedTuple):
     """A saved result.
 
     Attributes:
-      numbers: for the report, as JSON.
+      numbers: for the report, as JSON; NaN for those that are not finite.
       arrays: for the pictures of the report.
     """
 
@@ -129,6 +130,7 @@ class Study:
         told = f"{number}: {name}" if number else name
         with stage(told) if spinner else contextlib.nullcontext():
             result = compute()
+        result = result._replace(numbers=texts.numbers(finite(result.numbers)))
         arrays, record = _files(stem)
         if result.arrays:
             save_arrays(arrays, **result.arrays)
@@ -197,7 +199,7 @@ def _read(stem: Path, recipe: dict[str, Any]) -> Result | None:
         if path.exists() or record.get("arrays"):
             with path.open("rb") as file, np.load(file) as found:
                 arrays = {name: found[name] for name in record.get("arrays", found)}
-        return Result(record["numbers"], arrays)
+        return Result(texts.numbers(record["numbers"]), arrays)
     except Exception as error:  # damaged files may raise anything
         print(f"note: {about} was damaged ({brief(error)}): computed again", file=sys.stderr)
         return None

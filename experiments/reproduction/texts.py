@@ -1,11 +1,50 @@
 """Markdown of the report: tables, numbers and lists."""
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 ETA = {"sigma-hat": "σ̂"}
 """How samplers are displayed, if not by their names."""
+NONE = "n/a"
+"""A number that could not be measured."""
+ABSENT = ("held_out", "line")
+"""Names whose null means that there is no such entry."""
+
+
+def numbers(value: Any, name: str = "") -> Any:
+    """A part of report.json with NaN for the null of a number that is not finite.
+
+    Example:
+      >>> numbers({"error": [1.0, None], "line": None})
+      {'error': [1.0, nan], 'line': None}
+    """
+    if isinstance(value, dict):
+        return {key: numbers(item, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [numbers(item) for item in value]
+    return math.nan if value is None and name not in ABSENT else value
+
+
+def known(*values: float) -> bool:
+    """Whether all of these numbers could be measured."""
+    return all(map(math.isfinite, values))
+
+
+def ratio(a: float, b: float) -> float:
+    """a / b, or NaN where b is 0."""
+    return a / b if b else math.nan
+
+
+def shown(value: float, form: str) -> str:
+    """A number in this format.
+
+    Example:
+      >>> shown(0.5, ".0%"), shown(float("nan"), ".0%")
+      ('50%', 'n/a')
+    """
+    return format(value, form) if known(value) else NONE
 
 
 def table(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> list[str]:
@@ -24,9 +63,11 @@ def number(value: float, digits: int = 3) -> str:
     """A number with `digits` significant digits, or more if its integer part is longer.
 
     Example:
-      >>> number(1234.5), number(0.012345), number(1.2e-7)
-      ('1234', '0.0123', '1.20e-07')
+      >>> number(1234.5), number(0.012345), number(1.2e-7), number(float("nan"))
+      ('1234', '0.0123', '1.20e-07', 'n/a')
     """
+    if not known(value):
+        return NONE
     scientific = f"{value:.{digits - 1}e}"
     exponent = int(scientific.partition("e")[2])
     if not -4 <= exponent < 6:

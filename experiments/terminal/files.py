@@ -1,5 +1,6 @@
 """Paths that flags name, the cache folder, and atomic writes of files."""
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from experiments.terminal.errors import UserError
+from jaxddim.runs.config import finite
 
 
 def located(path: str | os.PathLike[str]) -> Path:
@@ -52,14 +54,22 @@ def cache_dir(chosen: str | None) -> Path:
         raise UserError(f"no folder for the image cache: give --data.cache-dir ({error})") from None
 
 
+def absolute(path: str | None) -> str | None:
+    """A path of a flag as a record keeps it, independent of the folder it was given in."""
+    return None if path is None else str(located(path).absolute())
+
+
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Writes arrays atomically, by name and uncompressed."""
     replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
 
 def to_json(record: Any) -> str:
-    """A record as JSON, with one line for each name and each list of numbers on one line."""
-    text = json.dumps(record, indent=2, allow_nan=False)
+    """A record as JSON, with one line for each name and each list of numbers on one line.
+
+    A number that is not finite becomes null.
+    """
+    text = json.dumps(finite(record), indent=2, allow_nan=False)
     return re.sub(r"\[([^][{}\"]*)\]", lambda list_: f"[{' '.join(list_[1].split())}]", text) + "\n"
 
 
@@ -69,12 +79,17 @@ def save_json(path: Path, record: Any) -> None:
 
 
 def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file atomically, and creates its folder."""
+    """Writes a file atomically, and creates its folder; nothing is left of a write that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        write(file)
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            write(file)
+        part.replace(path)
+    except BaseException:  # Ctrl-C too
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
 
 
 def save_text(path: Path, text: str) -> None:

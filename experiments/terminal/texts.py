@@ -3,6 +3,16 @@
 from collections.abc import Sequence
 
 
+def count(number: int, what: str) -> str:
+    """A number of things.
+
+    Example:
+      >>> count(1, "image"), count(1200, "image")
+      ('1 image', '1,200 images')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def brief(error: BaseException, most: int = 80) -> str:
     """An error's text on one line, shortened to `most` characters."""
     text = " ".join(str(error).split())

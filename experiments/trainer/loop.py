@@ -15,11 +15,16 @@ from rich.console import Console
 import jaxddim
 from experiments.terminal.errors import UserError
 from experiments.terminal.progress import heard, stage
-from experiments.trainer import monitor, previews, validation
+from experiments.terminal.texts import count
+from experiments.trainer import monitor, previews, starts, validation
 from experiments.trainer.log import Log
+from experiments.trainer.starts import Start
 from jaxddim import TrainState
 from jaxddim.runs import checkpoints
 from jaxddim.runs.build import Setup, new_state
+
+SHORT = 50
+"""Steps that count as an epoch where an epoch takes fewer than 2."""
 
 
 class Loop(NamedTuple):
@@ -60,20 +65,30 @@ class Loop(NamedTuple):
         return step == self.total or step % every == 0
 
     def ends_epoch(self, step: int) -> bool:
-        """Whether an epoch ended with this step."""
+        """Whether an epoch ended with this step; `SHORT` steps count as one that takes below 2."""
+        if self.num_images < 2 * self.setup.config.train.batch_size:
+            return step % SHORT == 0
         return int(self.epochs(step)) > int(self.epochs(step - 1))
 
 
-def first_state(setup: Setup, abstract: TrainState, store: Any, console: Console) -> TrainState:
-    """The state of the latest checkpoint, or a new one."""
+def first_state(
+    setup: Setup, abstract: TrainState, store: Any, console: Console, start: Start | None = None
+) -> TrainState:
+    """The state of the latest checkpoint, or a new one, with the weights to start from."""
     if store.all_steps():
         with stage("restoring the latest checkpoint", console):
             state = checkpoints.restore(store, abstract)
         console.print(f"resumed at step {int(state.step)}")
         return state
     with stage("initialising the weights", console):
+        state = new_state(setup)
+        if start is not None:
+            state = starts.started(state, start)
+            console.print(
+                f"starts from the {start.weights} weights of step {start.step} of {start.run}"
+            )
         # placed on the device like a restored state, so that both use the same compiled step
-        return jax.device_put(new_state(setup), jax.local_devices()[0])
+        return jax.device_put(state, jax.local_devices()[0])
 
 
 def train(
@@ -132,7 +147,9 @@ def train(
     if stopped:
         console.print(f"stopped by a signal: step {last} is saved; the same command resumes")
         return 128 + stopped[0]
-    console.print(f"done: {total} steps; pictures are in {Path(config.workdir) / 'samples'}")
+    console.print(
+        f"done: {count(total, 'step')}; pictures are in {Path(config.workdir) / 'samples'}"
+    )
     return 0
 
 

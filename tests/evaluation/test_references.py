@@ -202,5 +202,7 @@ def test_other_images_than_the_runs_are_refused(root, monkeypatch):
     record = records.read(str(workdir))
     record["data"]["fingerprint"] = "0"
     monkeypatch.setattr(records, "read", lambda workdir: record)
-    with pytest.raises(RunError, match=r"was trained on other images \(64 of rendered\)"):
+    with pytest.raises(
+        RunError, match=r"was trained on other images \(64 of rendered then, 64 now\)"
+    ):
         images.splits(str(workdir))

@@ -1,6 +1,8 @@
 """The parts of `experiments.paper`: measurements and sentences with known answers."""
 
 import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -10,6 +12,7 @@ import pytest
 from PIL import Image
 
 import jaxddim
+from experiments import paper
 from experiments.reproduction import (
     consistency,
     interpolation,
@@ -447,6 +450,79 @@ def test_ddim_is_euler_for_a_known_model(make, name):
     record = ode.measure(make(getattr(jaxddim, name)(1000)))
     assert record["largest"] < 1e-4
     assert "they are the same path" in "\n".join(ode.lines(record))
+
+
+SINGULAR = {
+    "jsd": (jaxddim.jsd(1000), 980),
+    "zero terminal SNR": (jaxddim.zero_terminal_snr(jaxddim.cosine(1000)), 980),
+    "T = 2": (jaxddim.jsd(2), 1),
+    "T = 1": (jaxddim.jsd(1), 0),
+}
+
+
+@pytest.mark.parametrize("name", SINGULAR)
+def test_where_alpha_is_0_at_T_the_paths_are_compared_from_the_next_time_on(make, name, capsys):
+    schedule, start = SINGULAR[name]
+    of = make(schedule, max_steps=schedule.num_steps)
+    first, again = (ode.measure(of) for _ in range(2))
+    assert capsys.readouterr().out.endswith("ode: already computed\n")
+    assert first["start"] == again["start"] == start
+    text = "\n".join(ode.lines(first))
+    assert text == "\n".join(ode.lines(again))
+    if start:
+        assert first == again
+        assert first["largest"] < 1e-4
+        assert f"from the same x at t = {start} by DDIM" in text
+        assert "they are the same path" in text
+    else:
+        assert "could not be compared" in text
+    for path in of.folder.rglob("*.json"):
+        json.loads(path.read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_is_kept_as_null_and_is_nan_both_times(make, number, capsys):
+    of = make()
+    for _ in range(2):
+        found = of.kept("a", {}, lambda: study.Result({"x": number, "y": [1.0, number]}, {}))
+        np.testing.assert_equal(found.numbers, {"x": np.nan, "y": [1.0, np.nan]})
+    assert capsys.readouterr().out.endswith("a: already computed\n")
+    (kept,) = (of.folder / "cells").glob("*.json")
+    assert json.loads(kept.read_text())["numbers"] == {"x": None, "y": [1.0, None]}
+
+
+def nulls(record):
+    """The record without its measured numbers, as report.json holds those that are not finite."""
+    if isinstance(record, dict):
+        return {name: nulls(value) for name, value in record.items()}
+    if isinstance(record, list):
+        return [nulls(value) for value in record]
+    return None if isinstance(record, float) else record
+
+
+@pytest.mark.parametrize("how", [nulls, lambda record: zeros(record)], ids=["null", "zero"])
+@pytest.mark.parametrize("name", paper.PARTS)
+def test_the_report_copes_with_numbers_that_could_not_be_measured(name, how):
+    """Every sentence of every part, of the report in docs/paper."""
+    path = Path(__file__).parents[2] / "docs" / "paper" / "report.json"
+    record = json.loads(path.read_text())
+    if name == "figure4" and how is not nulls:
+        pytest.skip("a time is never 0")
+    kept = {"seconds", "compiling", "ddpm_seconds", "rounds", "line"}
+    part = record["parts"][name]
+    part = how(part) | {key: part[key] for key in kept & part.keys()}
+    text = paper.markdown(record | {"parts": {name: part}})
+    assert "nan" not in text.split()
+    assert not re.search(r"\b(nan|None|inf)\b", text)
+
+
+def zeros(record):
+    """The record with 0 for its measured numbers: nothing is divided by them."""
+    if isinstance(record, dict):
+        return {name: zeros(value) for name, value in record.items()}
+    if isinstance(record, list):
+        return [zeros(value) for value in record]
+    return 0.0 if isinstance(record, float) else record
 
 
 def test_the_path_of_euler_for_a_model_with_one_noise(make):

@@ -86,7 +86,7 @@ COMMANDS = {
     "prepare": (),
 }
 PATHS = {
-    "train": ("workdir", "data.path", "data.data-dir", "data.cache-dir"),
+    "train": ("workdir", "data.path", "data.data-dir", "data.cache-dir", "train.init-from"),
     "sample": ("workdir", "out"),
     "evaluate": ("workdir", "samples", "network-weights", "out", "data.path", "data.data-dir"),
     "paper": ("workdir", "out", "network-weights", "data.path", "data.cache-dir"),

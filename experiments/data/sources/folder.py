@@ -16,8 +16,10 @@ from experiments.terminal.errors import UserError
 from experiments.terminal.files import located
 from experiments.terminal.texts import listed
 
+GIVE = "give the folder that holds the images, as --data.path (as --path in experiments.prepare)"
 WRITTEN = ("checkpoints", "evaluations", "paper", "samples")  # folders in the folder of a run
-LOGS = ("config.json", "metrics.jsonl", "events.out.tfevents.")  # how its files' names begin
+LOGS = ("config.json", "images.json", "metrics.jsonl", "events.out.tfevents.")
+"""How the names of the files in the folder of a run begin."""
 
 Stamp = tuple[int, int, int, int]
 
@@ -69,6 +71,23 @@ def runs_note(runs: Sequence[str]) -> str:
     return f"images: left out what runs have written ({listed(runs)})"
 
 
+def only(listing: Listing, names: Sequence[str]) -> Listing:
+    """The listing without files other than these.
+
+    Raises:
+      UserError: when some of them are not there.
+    """
+    stamps = dict(zip(listing.names, listing.stamps, strict=True))
+    gone = [name for name in names if name not in stamps]
+    if gone:
+        raise UserError(
+            f"{listing.root}: the run's images were {len(names)} files, there are "
+            f"{len(stamps)} now and {len(gone)} of the run's are gone ({listed(gone)}): restore "
+            "them, or name the folder that holds them with --data.path"
+        )
+    return listing._replace(names=tuple(names), stamps=tuple(stamps[name] for name in names))
+
+
 def existing(path: str | os.PathLike[str]) -> Path:
     """The folder `path`, which must exist.
 
@@ -79,8 +98,8 @@ def existing(path: str | os.PathLike[str]) -> Path:
     if root.is_dir():
         return root
     if root.exists():
-        raise UserError(f"{root} is a file; give the folder that holds the images")
-    raise UserError(f"{root}: no such folder; give the folder that holds the images")
+        raise UserError(f"{root} is a file; {GIVE}")
+    raise UserError(f"{root}: no such folder; {GIVE}")
 
 
 def walk(
