@@ -50,7 +50,9 @@ def timesteps(
         raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
     T = max(round(fraction * T), 1)
     if S > T:
-        raise ValueError(f"{S} different sampling steps do not fit into {T} training steps")
+        raise ValueError(
+            f"{S} different sampling steps do not fit into {T} training step{'s' * (T > 1)}"
+        )
     i = np.arange(1, S + 1, dtype=np.int64)
     if spacing == "linear":
         tau = T * i // S

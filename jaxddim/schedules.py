@@ -31,6 +31,9 @@ from jaxddim.numerics import nan_unless, safe_sqrt, whole_number
 class Schedule(NamedTuple):
     """A noise schedule, stored as its log signal-to-noise ratio.
 
+    It is a NamedTuple, so that it passes through `jax.jit`; ``index`` and ``count`` are therefore
+    the methods of a tuple and say nothing about time. Networks take the index t - 1.
+
     Attributes:
       log_snr: float32 [T+1], strictly decreasing, ``log_snr[0] = inf``.
     """

@@ -65,6 +65,11 @@ def command(name: str, *flags: Any) -> Finished:
     return Finished(code, " ".join(out.getvalue().split()), err.getvalue())
 
 
+def complaints(err: str) -> list[str]:
+    """The lines on stderr other than those that say what is being done, which end in " ..."."""
+    return [line for line in err.splitlines() if not line.endswith(" ...")]
+
+
 def environment(root: Path) -> dict[str, str]:
     """Of a command in a process of its own."""
     where = {

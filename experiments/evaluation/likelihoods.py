@@ -96,7 +96,7 @@ def _measured(run: Trained, images: np.ndarray, seed: int, of_chunk: ChunkFn) ->
     """Means over the first images, computed in chunks of one size; the last chunk is padded."""
     n, chunk = min(IMAGES, len(images)), chunk_size(run)
     compiled, parts = jaxddim.compiled(of_chunk), []
-    for start in tracked(range(0, n, chunk), "bits per dimension"):
+    for start in tracked(range(0, n, chunk), "bits per dimension", compiles=True):
         x0 = images[np.arange(start, start + chunk) % n].astype(np.float32) / 127.5 - 1
         found = compiled(run.variables, checks.new_key(seed), x0, np.int32(start))
         parts.append({k: np.asarray(v, np.float64)[: n - start] for k, v in found.items()})

@@ -5,7 +5,6 @@ measured in feature space: by the distance to the image of the largest S, relati
 between images of different x_T; and by whether the nearest image of the largest S has the same x_T.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -62,21 +61,20 @@ def distances(features: np.ndarray) -> dict[str, Any]:
 
 def lines(record: dict[str, Any]) -> list[str]:
     """Figure 5 and its findings, in Markdown."""
-    steps, between = record["steps"], texts.value(record["between"])
+    steps, distance, between = record["steps"], record["distance"], record["between"]
     told = texts.picture(
         "figure5.png",
         f"Consistency. Each column is one x_T, decoded with eta = 0 and S = {texts.listed(steps)}.",
     )
     if len(steps) == 1:
         return [*told, "With one S there is nothing to compare.", ""]
-    distance = [texts.value(mean) for mean in record["distance"]]
-    relative = [mean / between if between > 0 else math.nan for mean in distance]
+    relative = [texts.ratio(mean, between) for mean in distance]
     rows = [
         [
             s,
             f"{texts.number(mean)} ± {texts.number(std)}",
-            "—" if math.isnan(part) else f"{part:.2f}",
-            texts.percent(found),
+            texts.shown(part, ".2f"),
+            texts.shown(found, ".0%"),
         ]
         for s, mean, std, part, found in zip(
             steps, distance, record["std"], relative, record["found"], strict=True
@@ -87,11 +85,11 @@ def lines(record: dict[str, Any]) -> list[str]:
     # the distance of the last S to itself is 0, and says nothing about a trend
     found = texts.trend(steps[:-1], distance[:-1])
     sentences = [f"The distance {falls(*found)}."] if found else []
-    if math.isfinite(relative[0]):
+    if texts.known(relative[0]):
         it = "it" if found else "the distance"
         sentences.append(
             f"At S = {steps[0]} {it} is {relative[0]:.0%} of the distance between different x_T, "
-            f"and {texts.percent(record['found'][0])} of the images are recognised."
+            f"and {texts.shown(record['found'][0], '.0%')} of the images are recognised."
         )
     told += [
         f"Distances in {record['network']} features over {record['num']} x_T, mean ± standard "

@@ -3,7 +3,6 @@
 The grid is filled by slerp along two of its sides, and then between these sides.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -95,8 +94,7 @@ def evenness(features: np.ndarray) -> dict[str, float]:
 
 def lines(record: dict[str, Any]) -> list[str]:
     """Figures 6 and 11-13 and their findings, in Markdown."""
-    S = record["steps"]
-    ends, largest = (texts.value(record[name]) for name in ("ends", "largest"))
+    S, ends, largest = record["steps"], record["ends"], record["largest"]
     told = texts.picture(
         "figure6.png",
         f"Interpolation by slerp. Each row runs from one x_T on the left to another on the right; "
@@ -111,11 +109,11 @@ def lines(record: dict[str, Any]) -> list[str]:
         f"In {record['network']} features, the two ends of a row are {texts.number(ends)} apart "
         f"on average, and neighbours {texts.number(record['step'])}."
     )
-    if math.isfinite(largest) and ends > 0:
+    share = texts.ratio(largest, ends)
+    if texts.known(share):
         jumps = "does not jump" if largest < ends else "jumps at least once"
         sentence += (
             f" The largest distance between neighbours, {texts.number(largest)}, is "
-            f"{largest / ends:.0%} of that between the ends: the path {jumps} from one image to "
-            "another."
+            f"{share:.0%} of that between the ends: the path {jumps} from one image to another."
         )
     return [*told, sentence, ""]

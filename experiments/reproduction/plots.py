@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.reproduction import texts
 from experiments.terminal.pictures import grid, save_png
+from experiments.terminal.progress import stage
 
 COLOURS = ("#9a3412", "#ea7a2c", "#e0b33a", "#5b7fa6", "#1f2937")
 MARKERS = "osD^v"
@@ -34,9 +35,10 @@ def figure(path: Path, size: tuple[float, float], panels: int) -> Iterator[list[
 def _save(path: Path, sheet: Any) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(sheet)
-    canvas.draw()
-    save_png(path, np.asarray(canvas.buffer_rgba())[..., :3])
+    with stage(f"drawing {path.name}"):
+        canvas = FigureCanvasAgg(sheet)
+        canvas.draw()
+        save_png(path, np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def number_axis(axis: Any, values: Sequence[int]) -> None:
@@ -142,8 +144,7 @@ def save_reconstruction(path: Path, record: dict[str, Any]) -> None:
     with figure(path, (5.6, 3.8), 1) as (axis,):
         for row, colour, marker in zip(record["rows"], COLOURS[::2], MARKERS, strict=False):
             label = f"refine = {row['refine']}"
-            error = np.asarray(row["error"], np.float64)  # None becomes NaN, and leaves a gap
-            axis.plot(record["steps"], error, color=colour, marker=marker, ms=5, label=label)
+            axis.plot(record["steps"], row["error"], color=colour, marker=marker, ms=5, label=label)
         number_axis(axis, record["steps"])
         axis.set_yscale("log")
         axis.set_title("squared error per dimension, images in [0, 1]", fontsize=10)

@@ -7,7 +7,6 @@ KID has no bias.
 
 import functools
 import itertools
-import math
 from typing import Any
 
 import numpy as np
@@ -29,8 +28,11 @@ UNSEEN = " The error of large steps, which the paper's table shows, is not seen 
 LABELS = {"fd": "FD", "kid": "KID"}
 
 
-def cell(study: Study, sampler: Sampler, steps: int) -> Result:
-    """Quality of the samples of one sampler; the first of them are under "images"."""
+def cell(study: Study, sampler: Sampler, steps: int, number: str = "") -> Result:
+    """Quality of the samples of one sampler; the first of them are under "images".
+
+    `number` is which cell of how many it is, as in `Study.kept`.
+    """
     real = references.reference(study.network, study.splits, "train")
     config, run, num = study.config(sampler, steps), study.run, study.num
     recipe = {
@@ -44,13 +46,13 @@ def cell(study: Study, sampler: Sampler, steps: int) -> Result:
     }
 
     def compute() -> Result:
-        track = functools.partial(tracked, what="sampling")
+        track = functools.partial(tracked, what="sampling", compiles=True)
         chunks = drawn(config, run, num, study.chunk(num), track=track)
         images = np.concatenate(list(chunks))[:num]
         features = networks.features(study.network, images)
         return Result(distances(features, real, study.seed), {"images": images[:KEPT]})
 
-    return study.kept(f"table1-{sampler.name}-{steps}", recipe, compute)
+    return study.kept(f"table1-{sampler.name}-{steps}", recipe, compute, number=number)
 
 
 def distances(features: np.ndarray, real: references.Reference, seed: int) -> dict[str, float]:
@@ -68,11 +70,11 @@ def measure(study: Study) -> dict[str, Any]:
     """All cells of the table, and its pictures."""
     columns = study.columns(STEPS)
     cells, squares = [], []
-    for steps in columns:  # the cheap cells first
-        for sampler in SAMPLERS:
-            found = cell(study, sampler, steps)
-            cells.append({"eta": sampler.name, "steps": steps} | found.numbers)
-            squares.append(grid(found.arrays["images"][:SHOWN], SHOWN, 1))
+    wanted = list(itertools.product(columns, SAMPLERS))  # the cheap cells first
+    for number, (steps, sampler) in enumerate(wanted, 1):
+        found = cell(study, sampler, steps, f"cell {number} of {len(wanted)}")
+        cells.append({"eta": sampler.name, "steps": steps} | found.numbers)
+        squares.append(grid(found.arrays["images"][:SHOWN], SHOWN, 1))
     images = np.stack(squares).reshape(len(columns), len(SAMPLERS), *squares[0].shape)
     plots.save_images(
         study.folder / "samples.png",
@@ -108,7 +110,7 @@ def lines(record: dict[str, Any]) -> list[str]:
     names = list(dict.fromkeys(cell["eta"] for cell in record["cells"]))
     steps = sorted({cell["steps"] for cell in record["cells"]})
     n, dims = record["num"], record["dims"]
-    at = {(cell["eta"], cell["steps"]): numeric(cell) for cell in record["cells"]}
+    at = {(cell["eta"], cell["steps"]): cell for cell in record["cells"]}
     fd, kid_ = record["labels"].values()
     compared = f"N = {n} samples per cell, against {record['reference']} training images"
     told = [f"**{fd}**, {compared}:", ""]
@@ -142,22 +144,14 @@ def lines(record: dict[str, Any]) -> list[str]:
     return told + claims(at, names, steps, record["T"])
 
 
-def numeric(cell: dict[str, Any]) -> dict[str, Any]:
-    """A cell whose distances are numbers: NaN where the record has none."""
-    return cell | {key: texts.value(cell[key]) for key in ("fd", "kid", "kid_std")}
-
-
 def known(*cells: dict[str, Any]) -> bool:
     """Whether all distances of these cells are finite."""
-    return all(math.isfinite(cell[key]) for cell in cells for key in ("fd", "kid", "kid_std"))
+    return texts.known(*(cell[key] for cell in cells for key in ("fd", "kid", "kid_std")))
 
 
 def spread(cell: dict[str, Any]) -> str:
     """A KID with its standard deviation."""
-    cell = numeric({"fd": None} | cell)
-    if math.isnan(cell["kid"]):
-        return texts.number(None)
-    return f"{cell['kid']:.3f} ± {cell['kid_std']:.3f}"
+    return f"{texts.shown(cell['kid'], '.3f')} ± {texts.shown(cell['kid_std'], '.3f')}"
 
 
 def _table(names: list[str], steps: list[int], show: Any) -> list[str]:
@@ -180,7 +174,7 @@ def shape(at: Cells, names: list[str], steps: list[int]) -> list[str]:
         won: dict[str, list[int]] = {}
         for s in steps:
             values = [at[name, s][key] for name in names]
-            lowest = min((x for x in values if math.isfinite(x)), default=None)
+            lowest = min(filter(texts.known, values), default=None)
             for name, x in zip(names, values, strict=True):
                 if x == lowest:  # a tie is a line for each
                     won.setdefault(name, []).append(s)
@@ -261,7 +255,6 @@ def against_real(record: dict[str, Any], at: Cells) -> str:
             f"Fewer than {record['num']} images were held out, so there are no real images to "
             f"compare with {lowest}."
         )
-    real = numeric(real)
     told = (
         f"{record['num']} held-out images have an FD of {texts.number(real['fd'])} and a KID of "
         f"{spread(real)}"

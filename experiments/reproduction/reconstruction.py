@@ -8,7 +8,7 @@ Without clipping, an error of an eps-network is divided by alpha. The times ther
 network still determines x_0, see `jaxddim.safe_fraction`; S is then at most that time.
 """
 
-import math
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import jaxddim
 from experiments.evaluation import references
 from experiments.reproduction import plots, texts
-from experiments.reproduction.study import Result, Study, finite
+from experiments.reproduction.study import Result, Study
 from jaxddim.runs.drawing import to_uint8
 
 STEPS = (10, 20, 50, 100, 200)
@@ -37,6 +37,7 @@ def measure(study: Study) -> dict[str, Any]:
     there, back = coders(study)
     pixels = references.pixel_hash(images)
     rows, pictures = [], {}
+    number, most = itertools.count(1), len(REFINE) * len(steps)
     for refine in REFINE:
         errors = []
         for s in steps:
@@ -47,8 +48,9 @@ def measure(study: Study) -> dict[str, Any]:
                 again = back(grid, there(refine, grid, x0))
                 return Result({"errors": squared(x0, again)}, {"images": to_uint8(again)})
 
-            found = study.kept(f"table2-{refine}-{s}", recipe, compute)
-            errors.append(np.asarray(found.numbers["errors"], np.float64))  # None becomes NaN
+            told = f"cell {next(number)} of {most}"
+            found = study.kept(f"table2-{refine}-{s}", recipe, compute, number=told)
+            errors.append(found.numbers["errors"])
             pictures[refine, s] = found.arrays["images"]
         rows.append(
             {
@@ -58,7 +60,7 @@ def measure(study: Study) -> dict[str, Any]:
             }
         )
     about = {"steps": steps, "num": len(images), "grid_end": study.grid_end()}
-    record = about | {"rows": finite(rows)}
+    record = about | {"rows": rows}
     few = [s for s in (10, AT) if s in steps] or steps[:1]
     shown = {"original": images} | {
         f"S = {s}, refine = {refine}": pictures[refine, s] for s in few for refine in REFINE[:2]
@@ -129,7 +131,7 @@ def findings(steps: list[int], row: dict[str, Any]) -> list[str]:
     """What the error does as S grows, and whether the images come back at the largest S."""
     error, told = row["error"], []
     found = texts.trend(steps, error, 2)
-    missing = [s for s, e in zip(steps, error, strict=True) if math.isnan(texts.value(e))]
+    missing = [s for s, e in zip(steps, error, strict=True) if not texts.known(e)]
     if found and found[0] == "falls":
         first, last = (texts.number(e, 2) for e in (error[0], error[-1]))
         told.append(f"the error falls with every increase of S, from {first} to {last}")
@@ -137,8 +139,8 @@ def findings(steps: list[int], row: dict[str, Any]) -> list[str]:
         told.append(f"the error does **not** fall {texts.listed(found[1])}")
     if missing:
         told.append(f"the error is **not** finite at S = {texts.listed(missing)}")
-    worst = texts.value(row["worst"][-1])
-    if math.isfinite(worst):
+    worst = row["worst"][-1]
+    if texts.known(worst):
         levels = worst**0.5 / LEVEL
         back = "come back" if levels <= 1 else "do **not** come back"
         told.append(
@@ -153,8 +155,8 @@ def refined(rows: list[dict[str, Any]], i: int) -> list[str]:
     by_refine = {row["refine"]: row for row in rows}
     if not {0, 1} <= by_refine.keys():
         return []
-    plain, once = (texts.value(by_refine[refine]["error"][i]) for refine in (0, 1))
-    if not (math.isfinite(plain) and once > 0):
+    plain, once = (by_refine[refine]["error"][i] for refine in (0, 1))
+    if not (texts.known(plain, once) and once > 0):
         return []
     if plain > once:
         verdict = "at least" if plain >= TENFOLD * once else "**less than**"

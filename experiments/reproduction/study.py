@@ -6,10 +6,11 @@ the recipe, which is compared on reading. So a killed command continues where it
 result is never mistaken for another.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
-import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,10 +25,13 @@ import jaxddim
 from experiments.data import cache
 from experiments.evaluation import references
 from experiments.evaluation.features import networks
+from experiments.reproduction import texts
 from experiments.terminal.files import save_arrays, save_json
+from experiments.terminal.progress import stage
+from experiments.terminal.texts import brief
 from jaxddim import checks
 from jaxddim.conditioning import fraction_of
-from jaxddim.runs.config import flatten
+from jaxddim.runs.config import finite, flatten
 from jaxddim.runs.drawing import DrawConfig
 from jaxddim.runs.trained import Trained
 
@@ -66,7 +70,7 @@ class Result(NamedTuple):
     """A saved result.
 
     Attributes:
-      numbers: for the report, as JSON.
+      numbers: for the report, as JSON; NaN for those that are not finite.
       arrays: for the pictures of the report.
     """
 
@@ -100,13 +104,23 @@ class Study:
     seed: int
     folder: Path
 
-    def kept(self, name: str, recipe: dict[str, Any], compute: Callable[[], Result]) -> Result:
+    def kept(
+        self,
+        name: str,
+        recipe: dict[str, Any],
+        compute: Callable[[], Result],
+        *,
+        number: str = "",
+        spinner: bool = True,
+    ) -> Result:
         """The result of a recipe: read from the subfolder `cells` if present, else computed.
 
         Args:
           name: prefix of the file names.
           recipe: what the result depends on besides the model and the seed, as JSON.
           compute: computes the result.
+          number: which of how many, e.g. "cell 3 of 15", for the line that says what is computed.
+          spinner: whether there may be a spinner; if not, `compute` says what it does.
         """
         recipe = json.loads(json.dumps(self.model | {"seed": self.seed} | recipe))
         stem = self.folder / "cells" / f"{name}-{cache.key(json.dumps(recipe, sort_keys=True))}"
@@ -115,13 +129,16 @@ class Study:
             print(f"{name}: already computed", flush=True)
             return found
         began = time.perf_counter()
-        result = compute()
-        result = result._replace(numbers=finite(result.numbers))
+        told = f"{number}: {name}" if number else name
+        with stage(told) if spinner else contextlib.nullcontext():
+            result = compute()
+        result = result._replace(numbers=texts.numbers(finite(result.numbers)))
         arrays, record = _files(stem)
         if result.arrays:
             save_arrays(arrays, **result.arrays)
         # last: its presence marks the result as complete
-        save_json(record, {"recipe": recipe, "numbers": result.numbers})
+        about = {"recipe": recipe, "numbers": result.numbers, "arrays": sorted(result.arrays)}
+        save_json(record, about)
         print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
         return result
 
@@ -177,19 +194,18 @@ class Study:
         fraction = fraction_of(self.run.denoiser(self.run.variables), schedule)
         return round(fraction * schedule.num_steps)
 
-    def path(self, steps: int, end: int | None = None) -> jax.Array:
+    def path(self, steps: int) -> jax.Array:
         """The times of a path between noise and image that follows the network: up to `end`."""
         T = self.run.schedule.num_steps
-        fraction = (end or self.end) / T
-        return jaxddim.timesteps(T, steps, spacing=self.spacing, fraction=fraction)
+        return jaxddim.timesteps(T, steps, spacing=self.spacing, fraction=self.end / T)
 
-    def grid_end(self, end: int | None = None) -> dict[str, Any]:
+    def grid_end(self) -> dict[str, Any]:
         """For the record: the last time of the paths, T, and sigma / alpha at both."""
-        T, end = self.run.schedule.num_steps, end or self.end
+        T, end = self.run.schedule.num_steps, self.end
         log_snr = np.asarray(self.run.schedule.log_snr, np.float64)[[end, T]]
         with np.errstate(over="ignore"):
-            ratios = np.exp(-log_snr / 2).tolist()
-        return {"t": end, "T": T, "sigma_over_alpha": finite(ratios)}
+            ratios = np.exp(-log_snr / 2)
+        return {"t": end, "T": T, "sigma_over_alpha": ratios.tolist()}
 
     def noise(self, shape: tuple[int, ...], name: str) -> jax.Array:
         """x_T for images of the run, [*shape, h, w, 3]; different for each name."""
@@ -199,33 +215,22 @@ class Study:
         return jax.random.normal(key, (*shape, size, size, 3), jnp.float32)
 
 
-def finite(tree: Any) -> Any:
-    """A record with None in place of NaN and infinity, which JSON does not have.
-
-    Example:
-      >>> finite({"error": [0.5, float("nan")]})
-      {'error': [0.5, None]}
-    """
-    if isinstance(tree, dict):
-        return {key: finite(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return [finite(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
-
-
 def _read(stem: Path, recipe: dict[str, Any]) -> Result | None:
-    """The saved result; None if it is missing, damaged or of another recipe."""
-    path, record = _files(stem)
+    """The saved result; None if it is missing, damaged (which is said) or of another recipe."""
+    path, about = _files(stem)
+    if not about.exists():
+        return None
     try:
-        record = json.loads(record.read_text())
+        record = json.loads(about.read_text())
         if record["recipe"] != recipe:
             return None
         arrays = {}
-        if path.exists():
+        if path.exists() or record.get("arrays"):
             with path.open("rb") as file, np.load(file) as found:
-                arrays = dict(found)
-        return Result(record["numbers"], arrays)
-    except Exception:  # a truncated file may raise anything
+                arrays = {name: found[name] for name in record.get("arrays", found)}
+        return Result(texts.numbers(record["numbers"]), arrays)
+    except Exception as error:  # damaged files may raise anything
+        print(f"note: {about} was damaged ({brief(error)}): computed again", file=sys.stderr)
         return None
 
 

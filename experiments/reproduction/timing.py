@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.reproduction import plots, quality, texts
 from experiments.reproduction.study import DDIM, SAMPLERS, SIGMA_HAT, Result, Study
+from experiments.terminal.progress import say
 from experiments.terminal.startup import switched_off
 from jaxddim.runs import record as records
 from jaxddim.runs.drawing import sampler
@@ -63,7 +64,8 @@ def measure(study: Study) -> dict[str, Any]:
     recipe = {"steps": steps, "batch": BATCH, "device": device, "versions": records.versions()}
     recipe |= {"spacing": study.spacing, "rounds": ROUNDS, "size": study.run.config.data.image_size}
     recipe |= {"ddpm": [sampler.name for sampler in DDPM]}
-    kept = study.kept("figure4", recipe, lambda: Result(timed(study, steps), {})).numbers
+    found = study.kept("figure4", recipe, lambda: Result(timed(study, steps), {}), spinner=False)
+    kept = found.numbers
     cells = {s: quality.cell(study, DDIM, s).numbers for s in study.columns(quality.STEPS)}
     spent = kept.pop("ddpm_each")
     record = {
@@ -86,16 +88,21 @@ def measure(study: Study) -> dict[str, Any]:
 
 
 def timed(study: Study, steps: list[int]) -> dict[str, Any]:
-    """Median seconds per batch for each S, and for each DDPM with the largest S."""
+    """Median seconds per batch for each S, and for each DDPM with the largest S.
+
+    What it does is said before the clock starts; a spinner would take time while it runs.
+    """
     jobs = [(DDIM, s) for s in steps] + [(each, steps[-1]) for each in DDPM]
     draws = [sampler(study.config(*job), study.run, BATCH) for job in jobs]
     first, rounds = [], [[] for _ in jobs]
     with switched_off():
-        for draw in draws:
+        for number, draw in enumerate(draws, 1):
+            say(f"figure4: compiling sampler {number} of {len(draws)}")
             began = time.perf_counter()
             jax.block_until_ready(draw(0))
             first.append(time.perf_counter() - began)
-    for _ in range(ROUNDS):
+    for number in range(1, ROUNDS + 1):
+        say(f"figure4: timing, round {number} of {ROUNDS}")
         for (_, s), draw, spent in zip(jobs, draws, rounds, strict=True):
             repeats = max(1, STEPS_A_ROUND // s)
             began = time.perf_counter()
@@ -128,7 +135,7 @@ def lines(record: dict[str, Any]) -> list[str]:
         f"{len(record['rounds'][0])} rounds, without compilation; left linear, right "
         "logarithmic.",
     )
-    fitted_well = record["line"] and not math.isnan(texts.value(record["line"]["r2"]))
+    fitted_well = record["line"] and texts.known(record["line"]["r2"])
     told += linear(record) if fitted_well else []
     return told + speed_up(record)
 
@@ -153,14 +160,15 @@ def speed_up(record: dict[str, Any]) -> list[str]:
     top, last = record["steps"][-1], record["ddpm_seconds"]
     times = dict(zip(record["steps"], record["seconds"], strict=True))
 
-    def row(name: str, cell: dict[str, Any], spent: float | None) -> list[str]:
+    def row(name: str, cell: dict[str, Any], spent: float) -> list[str]:
         distances = [texts.number(cell["fd"]), quality.spread(cell)]
-        times = ["not timed", "—"] if spent is None else [f"{spent:.3f}", f"{last / spent:.1f}"]
+        measured = texts.known(spent)
+        times = [f"{spent:.3f}", f"{last / spent:.1f}"] if measured else ["not timed", texts.NONE]
         return [name, *times, *distances]
 
     # older records hold one time, that of the last row
-    own = [c.get("seconds") for c in record["ddpm"]]
-    own[-1] = last if own[-1] is None else own[-1]
+    own = [c.get("seconds", math.nan) for c in record["ddpm"]]
+    own[-1] = own[-1] if texts.known(own[-1]) else last
     rows = [row(f"DDIM, S = {c['steps']}", c, times[c["steps"]]) for c in record["ddim"]]
     names = {"1": "DDPM (eta = 1)", SIGMA_HAT.name: "DDPM (σ̂)"}
     rows += [
@@ -174,9 +182,8 @@ def speed_up(record: dict[str, Any]) -> list[str]:
     )
     base = names[record["ddpm"][-1]["eta"]]
     told += [f"Quality as in table 1, N = {record['num']}. The speed-up is over {base}.", ""]
-    measured = [quality.numeric(cell) for cell in record["ddim"]]
-    few = [cell for cell in measured if cell["steps"] < top and quality.known(cell)]
-    for c, spent in zip(map(quality.numeric, record["ddpm"]), own, strict=True):
+    few = [cell for cell in record["ddim"] if cell["steps"] < top and quality.known(cell)]
+    for c, spent in zip(record["ddpm"], own, strict=True):
         if not few or not quality.known(c):
             continue
         name = f"{names[c['eta']]} with {top} steps"
@@ -185,7 +192,7 @@ def speed_up(record: dict[str, Any]) -> list[str]:
             d = min(equal, key=lambda d: d["steps"])
             how = "better than" if d["kid"] < c["kid"] else "within the spread of"
             kid = f"a KID {how} DDPM's ({quality.spread(d)} against {quality.spread(c)})"
-            if spent is None:
+            if not texts.known(spent):
                 told.append(f"* {name} was not timed: DDIM has {kid} at S = {d['steps']}.")
                 continue
             told.append(

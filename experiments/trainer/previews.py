@@ -45,7 +45,7 @@ def make_sampler(
 
 def write_samples(workdir: str, log: Log, step: int, samples: jax.Array, strip: jax.Array) -> None:
     """Writes samples/STEP.png and samples/STEP_strip.png, and adds both to TensorBoard."""
-    zoom = max(1, 96 // samples.shape[1])
+    zoom = pictures.zoom(samples.shape[1])
     for name, images, columns in (("", samples, None), ("_strip", strip, len(strip))):
         pixels = pictures.grid(to_uint8(images), columns)
         path = Path(workdir) / "samples" / f"{step:07d}{name}.png"

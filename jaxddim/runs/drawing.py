@@ -77,7 +77,7 @@ def sampler(config: DrawConfig, run: Trained, chunk: int) -> Callable[[int], jax
 
 def time_grid(config: DrawConfig, run: Trained) -> jax.Array:
     """The sampling times, int32 [S+1]."""
-    with run_errors():
+    with run_errors(f"--steps {config.steps}"):
         return timesteps(run.schedule.num_steps, config.steps, spacing=config.spacing)
 
 

@@ -13,9 +13,15 @@ from experiments.reproduction import (
     texts,
     timing,
 )
+from jaxddim.runs.config import finite
 from tests.reproduction.test_reproduction import CIFAR10, table1, timed
 
 MISSING = [None, math.nan, math.inf]
+
+
+def sentences(part, record):
+    """The lines of a part, as `experiments.paper` writes them of its record in report.json."""
+    return "\n".join(part.lines(texts.numbers(finite(record))))
 
 
 # -- words ---------------------------------------------------------------------------------
@@ -31,21 +37,22 @@ MISSING = [None, math.nan, math.inf]
             ("never", ["from S = 10 to 20 (1.0 to 2.0)", "from S = 20 to 50 (2.0 to 2.0)"]),
         ),
         ((2.51e6, 2.5e6, 1.0), ("mixed", ["from S = 10 to 20 (2.5e+06 to 2.5e+06)"])),
-        ((3.0, None, 1.0), None),
+        ((3.0, math.inf, 1.0), None),
         ((3.0, math.nan, 4.0), ("never", ["from S = 10 to 50 (3.0 to 4.0)"])),
-        ((3.0, None, None), None),
-        ((None, None, None), None),
+        ((3.0, math.nan, math.nan), None),
+        ((math.nan, math.nan, math.nan), None),
     ],
 )
 def test_a_trend_needs_two_numbers_and_falls_where_each_does(values, told):
     assert texts.trend([10, 20, 50], values, 2) == told
 
 
-@pytest.mark.parametrize("value", MISSING)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_missing_number_is_shown_as_such(value):
-    assert texts.number(value) == texts.percent(value) == "—"
+    assert texts.number(value) == texts.shown(value, ".0%") == texts.NONE
     assert texts.change(1.0, value) is texts.verb(value, 1.0) is None
-    assert not texts.falling([1.0, value]) and not texts.falling([2.0])
+    assert not texts.falling([value, 1.0]) and not texts.falling([1.0, value])
+    assert not texts.falling([2.0])
 
 
 # -- table 2 -------------------------------------------------------------------------------
@@ -57,7 +64,7 @@ def table2(plain, once, worst=None, steps=(10, 20, 50)):
         for refine, error in enumerate((plain, once))
     ]
     record = {"steps": list(steps)[: len(plain)], "num": 4, "rows": rows}
-    return "\n".join(reconstruction.lines(record))
+    return sentences(reconstruction, record)
 
 
 def test_the_error_of_one_number_of_steps_has_no_trend():
@@ -118,7 +125,7 @@ def test_images_come_back_within_one_level(worst, back):
     ],
 )
 def test_where_the_times_end_is_told_where_that_is_not_T(end, told):
-    text = "\n".join(texts.grid_end({"grid_end": end}))
+    text = "\n".join(texts.grid_end(texts.numbers({"grid_end": end} if end else {})))
     assert (told in text and f"t = {end['t']} of 1000" in text) if told else text == ""
 
 
@@ -140,7 +147,7 @@ def test_the_distance_to_the_last_S_is_no_point_of_the_trend(distance, told):
     n = len(distance)
     record = {"steps": [10, 20, 50, 1000][-n:] if n > 2 else [10, 1000][:n], "num": 64}
     record |= {"network": "X", "distance": distance, "std": [0.1] * n, "found": [1.0] * n}
-    text = "\n".join(consistency.lines(record | {"between": 10.0}))
+    text = sentences(consistency, record | {"between": 10.0})
     assert told in text
     assert ("fall" in text) == ("fall" in told)
 
@@ -149,7 +156,7 @@ def test_the_distance_to_the_last_S_is_no_point_of_the_trend(distance, told):
 def test_without_a_distance_between_images_nothing_is_relative_to_it(between):
     record = {"steps": [10, 1000], "num": 4, "network": "X", "distance": [1.0, 0.0]}
     record |= {"std": [0.1, 0.0], "found": [1.0, 1.0], "between": between}
-    assert "of the distance between" not in "\n".join(consistency.lines(record))
+    assert "of the distance between" not in sentences(consistency, record)
 
 
 # -- figure 6 and the ODE ------------------------------------------------------------------
@@ -162,7 +169,7 @@ def test_without_a_distance_between_images_nothing_is_relative_to_it(between):
 )  # fmt: skip
 def test_a_path_jumps_or_does_not_where_both_distances_are_known(ends, largest, told):
     record = {"steps": 50, "pairs": 5, "network": "X", "step": 0.5}
-    text = "\n".join(interpolation.lines(record | {"ends": ends, "largest": largest}))
+    text = sentences(interpolation, record | {"ends": ends, "largest": largest})
     assert (told in text) if told else ("jump" not in text)
 
 
@@ -183,7 +190,7 @@ def test_ddim_is_called_eulers_method_where_it_is(largest, verdict, caption):
         "typical": largest,
         "range": [3.0, None],
     }
-    text = "\n".join(ode.lines(record | {"at_the_end": largest}))
+    text = sentences(ode, record | {"at_the_end": largest})
     assert verdict in text and caption in text
     assert ("DDIM is Euler" in text) == (largest == 1e-5)
 
@@ -219,7 +226,7 @@ def test_the_error_of_large_steps_is_seen_where_the_distance_falls(fd, told, see
      (REAL | {"fd": 100.0}, False), (REAL | {"fd": None}, False), (None, False)],
 )  # fmt: skip
 def test_the_networks_own_error_is_told_where_real_images_are_clearly_nearer(real, own):
-    text = "\n".join(quality.lines(table1(CIFAR10, std=1e-4, held_out=real)))
+    text = sentences(quality, table1(CIFAR10, std=1e-4, held_out=real))
     assert ("network's own error" in text) == own
 
 
@@ -228,7 +235,7 @@ def test_a_table_with_a_missing_cell_says_nothing_of_it(missing):
     record = table1({s: CIFAR10[s] for s in (10, 1000)})
     cell = next(c for c in record["cells"] if c["eta"] == "0" and c["steps"] == 1000)
     cell |= {"fd": missing, "kid": missing, "kid_std": missing}
-    text = "\n".join(quality.lines(record))
+    text = sentences(quality, record)
     assert "nan" not in text and "With eta = 0" not in text
     assert "At S = 1000 σ̂" not in text and "At S = 10 σ̂ is the worst" in text
     assert "at S = T = 1000 σ̂ is below every other row | unknown (3 of 4)" in text
@@ -253,7 +260,7 @@ def test_each_ddpm_has_its_own_time():
     assert "DDPM (eta = 1) with 1000 steps: DDIM is 80 times as fast at S = 10" in text
     assert "DDPM (σ̂) with 1000 steps: DDIM is 100 times as fast at S = 10" in text
     text = "\n".join(timing.lines(record | {"ddpm": [one, hat]}))  # an older record
-    assert "| DDPM (eta = 1), S = 1000 | not timed | — |" in text
+    assert "| DDPM (eta = 1), S = 1000 | not timed | n/a |" in text
     assert "DDPM (eta = 1) with 1000 steps was not timed" in text
 
 
@@ -261,5 +268,5 @@ def test_each_ddpm_has_its_own_time():
 def test_without_a_kid_no_speed_up_is_judged(missing):
     record = timed([1.0, 10.0, 100.0], (5.0, 4.0, 3.0), 3.0)
     record["ddpm"][0] |= {"kid": missing, "fd": missing}
-    text = "\n".join(timing.lines(record))
+    text = sentences(timing, record)
     assert "as fast" not in text and "does not reach" not in text and "nan" not in text
