@@ -107,7 +107,7 @@ TRAIN = {
     "--optim.decay-steps 5 --optim.warmup-steps 5": ("--optim.decay-steps 5 must be",),
     "--train.sample-steps 2000": ("2000", "1000 training steps"),
     "--diffusion.num-steps 0": ("at least 1",),
-    "--diffusion.zero-terminal-snr": ("zero terminal SNR", 'kind="v"'),
+    "--diffusion.zero-terminal-snr --diffusion.kind eps": ("zero terminal SNR", 'kind="v"'),
     "--model.channels 0": ("channels=0",),
     "--model.groups 3": ("groups=3",),
     "--model.multipliers": ("multipliers=()",),
