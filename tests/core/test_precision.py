@@ -18,8 +18,11 @@ from tests import precision
 from tests.precision import CASES, DENOISE, GRID, SCHEDULE, S, T
 from tests.tiny import REPOSITORY
 
-LONG = [name for name in CASES if name.startswith(("train_step", "swiss roll"))]
-"""Compiled for longer than the others together."""
+LOOPS = ("integrate", "encode", "decode", "interpolate", "variational_bound")
+LOOPS += ("ode_log_likelihood", "ode_bits_per_dim")
+MORE_LOOPS = ("corrector", "sample", "discrete.sample", "train_step", "swiss roll, a step")
+LONG = [name for name in CASES if name.startswith(LOOPS + MORE_LOOPS)]
+"""Compiled for longer than all others together."""
 
 
 def compare(names, folder):
@@ -40,8 +43,8 @@ def test_64_bit_types_change_neither_results_nor_draws(tmp_path):
     compare([name for name in CASES if name not in LONG], tmp_path)
 
 
-@pytest.mark.slow  # compiles five training steps, in two processes
-def test_64_bit_types_do_not_change_training(tmp_path):
+@pytest.mark.slow  # compiles every loop and five training steps, in two processes
+def test_64_bit_types_change_no_loop_and_no_training(tmp_path):
     compare(LONG, tmp_path)
 
 
@@ -89,11 +92,6 @@ OF_IMAGES = {
     ),
     "diffusion_loss": lambda x: jaxddim.diffusion_loss(SCHEDULE, x, x[::-1], T, x),
 }
-
-
-LOOPS = ("integrate", "encode", "decode", "interpolate", "variational_bound")
-LOOPS += ("ode_log_likelihood", "ode_bits_per_dim")
-"""Compile a loop; their types are enough here."""
 
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float64])

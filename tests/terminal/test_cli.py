@@ -115,8 +115,11 @@ TRAIN = {
     "--optim.decay-steps 5 --optim.warmup-steps 5": ("--optim.decay-steps 5 must be",),
     "--train.sample-steps 2000": ("2000", "1000 training steps"),
     "--diffusion.num-steps 0": ("at least 1",),
-    "--diffusion.zero-terminal-snr": ("zero terminal SNR", "--diffusion.kind v"),
-    "--diffusion.schedule jsd": ("zero terminal SNR", "--diffusion.kind x0"),
+    "--diffusion.zero-terminal-snr --diffusion.kind eps": (
+        "zero terminal SNR",
+        "--diffusion.kind v",
+    ),
+    "--diffusion.schedule jsd --diffusion.kind eps": ("zero terminal SNR", "--diffusion.kind x0"),
     "--diffusion.zero-terminal-snr --diffusion.kind score": ("--diffusion.kind score does not go",),
     "--diffusion.zero-terminal-snr --diffusion.num-steps 1 --train.sample-steps 1": (
         "--diffusion.zero-terminal-snr needs --diffusion.num-steps 2",
