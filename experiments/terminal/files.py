@@ -11,7 +11,6 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from experiments.terminal.errors import UserError
-from jaxddim.runs.config import finite
 
 
 def located(path: str | os.PathLike[str]) -> Path:
@@ -69,6 +68,8 @@ def to_json(record: Any) -> str:
 
     A number that is not finite becomes null.
     """
+    from jaxddim.runs.config import finite  # here, as reading data must not import JAX
+
     text = json.dumps(finite(record), indent=2, allow_nan=False)
     return re.sub(r"\[([^][{}\"]*)\]", lambda list_: f"[{' '.join(list_[1].split())}]", text) + "\n"
 

@@ -41,7 +41,7 @@ def flags(root, workdir, folder, *more):
 @pytest.fixture(scope="module")
 def run(root):
     """A folder of pictures, and a run of two steps on it."""
-    folder, workdir = root / "photographs", root / "first"
+    folder, workdir = root / "going_on", root / "going_on_run"
     pictures(folder, range(FILES))
     finished = tiny.command("train", *flags(root, workdir, folder))
     assert (finished.code, tiny.complaints(finished.err)) == (0, []), finished

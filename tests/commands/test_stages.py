@@ -49,7 +49,7 @@ STAGES = {
         "sampling: compiling, then batch 1 of 1",
         "cell 5 of 5: table1-sigma-hat-2",
         "drawing samples.png",
-        "figure4: compiling sampler 1 of 2",
+        "figure4: compiling sampler 1 of 3",
         "figure4: timing, round 3 of 3",
         "drawing figure4.png",
         "cell 1 of 3: table2-0-2",

@@ -124,7 +124,7 @@ TRAIN = {
     "--diffusion.zero-terminal-snr --diffusion.num-steps 1 --train.sample-steps 1": (
         "--diffusion.zero-terminal-snr needs --diffusion.num-steps 2",
     ),
-    "--diffusion.num-steps 1": ("--train.sample-steps 5", "1 training step\n"),
+    "--diffusion.num-steps 1": ("--train.sample-steps 5", "into 1 training step"),
     "--model.channels 0": ("--model.channels=0",),
     "--model.groups 3": ("--model.groups=3",),
     "--model.multipliers": ("--model.multipliers=()",),

@@ -23,7 +23,7 @@ def levels(*values):
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(-1, 0), (1, 255), (0, 128), (-7.0, 0), (1.001, 255), (np.inf, 255), (-np.inf, 0)],
+    [(-1, 0), (1, 255), (0, 128), (-7.0, 0), (1.001, 255)],
 )
 def test_pixels_have_known_values_at_the_ends_in_the_middle_and_outside(value, expected):
     assert to_uint8(np.float32(value)) == expected
