@@ -55,7 +55,7 @@ OTHER_NAMES = {
 class EvaluateConfig(drawing.DrawConfig):
     """Measure the sample quality of a trained run.
 
-    For a run of demo it takes about 6 minutes on two cores, most of it for 2000 samples.
+    For a run of demo it takes minutes on two cores, most of it for 2000 samples.
     """
 
     seed: int = 0

@@ -30,7 +30,7 @@ OTHERS = (".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".pdf", ".pt", ".tif", ".tiff
 class SampleConfig(DrawConfig):
     """Draw images from a trained run.
 
-    For a run of demo, 64 images in 50 steps take about 10 seconds on two cores, besides compiling.
+    For a run of demo, 64 images in 50 steps take seconds on two cores, besides compiling.
     """
 
     num: int = 16

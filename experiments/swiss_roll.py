@@ -39,7 +39,7 @@ WEIGHTS, TRAINING, SAMPLING, DATA, PICTURES = range(5)
 class SwissRollConfig:
     """Train on the swiss roll, measure how well it is sampled, and plot it.
 
-    It takes about 3 minutes on two cores.
+    It takes minutes on two cores.
     """
 
     workdir: str = ""
