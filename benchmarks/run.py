@@ -8,6 +8,7 @@ hours on two cores; run nothing else on the machine meanwhile.
 
 import contextlib
 import datetime
+import functools
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from benchmarks.parts import PARTS, Setting
 from benchmarks.processes import elsewhere
 from benchmarks.report import markdown, plot
 from experiments.terminal import cli
+from experiments.terminal import progress as terminal
 from experiments.terminal.errors import UserError
 
 Part = Literal["steps", "ddim", "peak", "growth", "memory", "startup", "data", "report"]
@@ -29,7 +31,7 @@ Part = Literal["steps", "ddim", "peak", "growth", "memory", "startup", "data", "
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """Run the benchmarks and write the report."""
+    """Run the benchmarks and write the report. All parts take hours on two cores."""
 
     parts: tuple[Part, ...] = ("steps", "ddim", "peak", "growth", "memory", "startup", "data")
     """Parts to measure; "report" alone only rewrites the report."""
@@ -49,7 +51,7 @@ def main(config: BenchmarkConfig) -> None:
     """Measures the parts in sequence; an interrupted run keeps its finished records."""
     if config.rounds < 1 or not config.batches or min(config.batches) < 1:
         raise UserError("rounds and batches must be positive")
-    out, console = Path(config.out), Console(highlight=False, soft_wrap=True)
+    out, console = Path(config.out), terminal.console()
     if not out.is_dir():
         raise UserError(f"{out} is not a folder: --out takes an existing one")
     path = out / "benchmarks.json"
@@ -97,9 +99,12 @@ def read(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def progress(console: Console) -> Iterator[Callable[[str], None]]:
-    """A status line on the terminal."""
-    with console.status("starts") as status:
-        yield status.update
+    """A status line on the terminal; elsewhere lines on stderr, now and then."""
+    if not console.is_terminal:
+        yield functools.partial(terminal.say, every=terminal.EVERY)
+        return
+    with terminal.stage("starts", console) as update:
+        yield update
 
 
 if __name__ == "__main__":

@@ -18,32 +18,52 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from experiments.data import cache
+from experiments.data import cache, decoding
 from experiments.evaluation import images, references
 from experiments.evaluation.features import loading
 from experiments.evaluation.metrics import DEFAULT, METRICS, Subject
 from experiments.terminal import checks, cli
 from experiments.terminal.errors import UserError
-from experiments.terminal.files import save_json, to_json
-from experiments.terminal.progress import tracked
+from experiments.terminal.files import located, save_json, to_json
+from experiments.terminal.progress import stage, tracked
+from experiments.terminal.texts import count, listed, printable
 from jaxddim.runs import drawing, trained
 from jaxddim.runs import record as records
 from jaxddim.runs.trained import Trained
 
 NUM = 2000
 FEWEST = 4  # images: enough for a third nearest neighbour and for two blocks of KID
+OTHER_NAMES = {
+    "fid": "frechet with --network inception",
+    "fd": "frechet",
+    "mmd": "kid",
+    "precision": "precision_recall",
+    "recall": "precision_recall",
+    "nearest": "neighbours",
+    "neighbors": "neighbours",
+    "loss": "validation_loss",
+    "elbo": "variational_bound",
+    "vlb": "variational_bound",
+    "nll": "ode_likelihood",
+    "likelihood": "ode_likelihood",
+    "bpd": "variational_bound or ode_likelihood",
+}
+"""What metrics are also called."""
 
 
 @dataclass(frozen=True)
 class EvaluateConfig(drawing.DrawConfig):
-    """Measure the sample quality of a trained run."""
+    """Measure the sample quality of a trained run.
+
+    For a run of demo it takes minutes on two cores, most of it for 2000 samples.
+    """
 
     seed: int = 0
     """Seed of the noise and of the KID blocks."""
     num: int | None = None
     """Number of samples; by default 2000, or all of --samples."""
     samples: str | None = None
-    """Measure these images instead of sampling: FILE.npz (uint8 array "images") or DIR of PNGs."""
+    """Measure these images instead of sampling: FILE.npz (uint8 "images") or DIR of pictures."""
     metrics: tuple[str, ...] = DEFAULT
     """Metrics; also available: variational_bound and ode_likelihood, minutes each on a CPU."""
     reference: Literal["train", "holdout", "all"] = "train"
@@ -67,19 +87,30 @@ def evaluate(config: EvaluateConfig) -> None:
     """
     began = time.perf_counter()
     check(config)
-    run = trained.restore(config.workdir, config.checkpoint, config.weights)
+    with stage("restoring the network", wait=True):
+        run = trained.restore(config.workdir, config.checkpoint, config.weights)
+    for name in config.metrics:
+        if run.schedule.num_steps < METRICS[name].steps:
+            raise UserError(
+                f"{name} needs a run with --diffusion.num-steps {METRICS[name].steps} or more, and "
+                f"this one has T = {run.schedule.num_steps}: leave it out of --metrics"
+            )
+    notes: list[str] = []
     if config.samples is None:
         grid = np.asarray(drawing.time_grid(config, run))
         draw = functools.partial(drawn, config, run)
     else:
-        grid, draw = None, functools.partial(read, config, run)
+        grid, draw = None, functools.partial(read, config, run, notes)
     network = functools.cache(lambda: loading.load(config.network, config.network_weights))
-    if any(METRICS[name].features for name in config.metrics):
-        network()  # report problems with its weights before hours of sampling
-    splits = images.splits(config.workdir, config.data)
+    needs_network = any(METRICS[name].features for name in config.metrics)
+    if needs_network:  # report problems with its weights before hours of sampling
+        with stage("loading the feature network", wait=True):
+            network()
+    with stage("finding the images", wait=True, spinner=False):
+        splits = images.splits(config.workdir, config.data)
     if len(splits.images[config.reference]) < FEWEST:
         raise UserError(f"--reference {config.reference} has fewer than {FEWEST} images")
-    out = Path(config.out) if config.out else default_out(config, run)
+    out = located(config.out) if config.out else default_out(config, run)
     checks.make_folder(out.parent)
     subject = Subject(
         run,
@@ -90,12 +121,17 @@ def evaluate(config: EvaluateConfig) -> None:
         stem=out.with_suffix(""),
         seed=config.seed,
     )
+    if needs_network and config.samples is not None:  # and problems with these
+        with stage("reading --samples", wait=True):
+            _ = subject.samples
     results: dict[str, Any] = {}
     try:
-        for name in config.metrics:
-            with subject.timed(name):
+        for number, name in enumerate(config.metrics, 1):
+            told = f"metric {number} of {len(config.metrics)}: {name}"
+            with stage(told), subject.timed(name):
                 results |= METRICS[name].measure(subject)
         subject.seconds["total"] = time.perf_counter() - began
+        subject.notes[:0] = notes
         record = describe(config, subject, grid, results, out)
         save_json(out, record)
     except OSError as error:
@@ -114,7 +150,9 @@ def check(config: EvaluateConfig) -> None:
         raise UserError(f"--metrics is empty; expected some of {', '.join(METRICS)}")
     for name in config.metrics:
         if name not in METRICS:
-            raise UserError(f"unknown metric {name!r} in --metrics{cli.nearest(name, METRICS)}")
+            known = OTHER_NAMES.get(name.lower())
+            hint = f"; did you mean {known}?" if known else cli.nearest(name, METRICS)
+            raise UserError(f"unknown metric {name!r} in --metrics{hint}")
     if config.out is not None and Path(config.out).suffix.lower() != ".json":
         raise UserError(f"--out {config.out}: expected a FILE.json")
 
@@ -122,23 +160,26 @@ def check(config: EvaluateConfig) -> None:
 def drawn(config: EvaluateConfig, run: Trained) -> np.ndarray:
     """The images that `experiments.sample` would draw, uint8 [num, h, w, 3]."""
     num = NUM if config.num is None else config.num
-    track = functools.partial(tracked, what="sampling")
+    track = functools.partial(tracked, what="sampling", compiles=True)
     return np.concatenate(list(drawing.drawn(config, run, num, track=track)))[:num]
 
 
-def read(config: EvaluateConfig, run: Trained) -> np.ndarray:
-    """The images of --samples, uint8 [num, h, w, 3].
+def read(config: EvaluateConfig, run: Trained, notes: list[str]) -> np.ndarray:
+    """The images of --samples, uint8 [num, h, w, 3]; appends messages for the record to `notes`.
 
     Raises:
       UserError: when they cannot be read, are too few, or differ in size from the run's images.
     """
-    path, size = Path(str(config.samples)).expanduser(), run.config.data.image_size
+    path, size = located(str(config.samples)), run.config.data.image_size
     try:
-        found = _read_npz(path) if path.suffix == ".npz" else _read_folder(path)
+        if path.suffix.lower() == ".npz" and not path.is_dir():
+            found = _read_npz(path)
+        else:
+            found = _read_folder(path, notes)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             f"--samples {path} cannot be read ({' '.join(str(error).split())}): give a FILE.npz or "
-            "a folder of PNGs, as experiments.sample writes them"
+            "a folder of pictures, as experiments.sample writes them"
         ) from None
     if found.dtype != np.uint8 or found.shape[1:] != (size, size, 3):
         raise UserError(
@@ -148,8 +189,11 @@ def read(config: EvaluateConfig, run: Trained) -> np.ndarray:
     num = len(found) if config.num is None else config.num
     if not FEWEST <= num <= len(found):
         raise UserError(
-            f"--samples {path} holds {len(found)} images: expected {max(num, FEWEST)} or more"
+            f"--samples {path} holds {count(len(found), 'image')}: expected "
+            f"{max(num, FEWEST)} or more"
         )
+    if num < len(found):
+        notes.append(f"--samples {path}: the first {num} of {len(found)} images are measured")
     return found[:num]
 
 
@@ -158,16 +202,32 @@ def _read_npz(path: Path) -> np.ndarray:
         return arrays["images"]
 
 
-def _read_folder(path: Path) -> np.ndarray:
+def _read_folder(path: Path, notes: list[str]) -> np.ndarray:
+    """The pictures in a folder, by name, decoded as for training but not resized."""
     from PIL import Image
 
-    found = []
-    for file in sorted(path.glob("*.png")):
-        with Image.open(file) as image:
-            found.append(np.asarray(image.convert("RGB")))
-    if not found:
-        raise ValueError("no PNG in it" if path.is_dir() else "no such folder")
-    return np.stack(found)
+    if not path.is_dir():
+        raise ValueError("no such folder")
+    known, images, others = Image.registered_extensions(), {}, []
+    files = [file for file in sorted(path.iterdir()) if file.name[0] != "." and file.is_file()]
+    with decoding.without_warnings():
+        for file in files:
+            found = decoding.decode(file, None)
+            if found.image is not None:
+                images[file.name] = found.image
+            elif found.remark == decoding.NOT_AN_IMAGE and file.suffix.lower() not in known:
+                others.append(file.name)
+            else:
+                raise ValueError(f"{printable(file.name)}: {found.remark}")
+    if not images:
+        raise ValueError("no picture in it")
+    shapes = {image.shape: name for name, image in images.items()}
+    if len(shapes) > 1:
+        sizes = [f"{name}: {w}x{h} pixels" for (h, w, _), name in shapes.items()]
+        raise ValueError(f"pictures of several sizes: {listed(sizes)}")
+    if others:
+        notes.append(f"--samples {path}: skipped {len(others)} ({listed(others)}), no images")
+    return np.stack(list(images.values()))
 
 
 def default_out(config: EvaluateConfig, run: Trained) -> Path:
@@ -189,7 +249,7 @@ def describe(
     record: dict[str, Any] = {
         "metrics": results,
         "notes": subject.notes,
-        "config": dataclasses.asdict(config),
+        "config": dataclasses.asdict(config) | {"data": images.absolute_places(config.data)},
         "run": {
             "workdir": config.workdir,
             "checkpoint": run.step,

@@ -33,9 +33,11 @@ from experiments.reproduction import (
 from experiments.reproduction.study import Spacing, Study
 from experiments.terminal import checks, cli
 from experiments.terminal.errors import UserError
-from experiments.terminal.files import save_json
+from experiments.terminal.files import located, save_json, save_text
+from experiments.terminal.progress import stage
 from jaxddim.runs import record as records
 from jaxddim.runs import trained
+from jaxddim.runs.config import finite
 
 FEWEST = 4  # samples: enough for two blocks of KID
 
@@ -69,7 +71,10 @@ PARTS = {
 
 @dataclass(frozen=True)
 class PaperConfig:
-    """Reproduce the DDIM paper's tables and figures for a trained run."""
+    """Reproduce the DDIM paper's tables and figures for a trained run.
+
+    For a run of demo it takes about 30 minutes on two cores, and 10 with --max-steps 100.
+    """
 
     workdir: str = ""
     """Folder of the run."""
@@ -114,7 +119,7 @@ def paper(config: PaperConfig) -> None:
         record = describe(config, study) | {"parts": parts}
         record["seconds"] = round(time.perf_counter() - began, 1)
         save_json(study.folder / "report.json", record)
-        (study.folder / "report.md").write_text(markdown(record))
+        save_text(study.folder / "report.md", markdown(record))
     except OSError as error:
         raise UserError(f"--out {study.folder} cannot be written to ({error.strerror})") from None
     print(f"{study.folder / 'report.md'}: {', '.join(parts)}")
@@ -134,17 +139,20 @@ def check(config: PaperConfig) -> None:
 
 def open_study(config: PaperConfig) -> Study:
     """The run with everything that the parts need."""
-    run = trained.restore(config.workdir, config.checkpoint, config.weights)
+    with stage("restoring the network", wait=True):
+        run = trained.restore(config.workdir, config.checkpoint, config.weights)
     T = run.schedule.num_steps
     if (config.max_steps or 1) > T:
         raise UserError(f"--max-steps must be at most T = {T}, got {config.max_steps}")
-    network = loading.load(config.network, config.network_weights)
-    splits = images.splits(config.workdir, config.data)
+    with stage("loading the feature network", wait=True):
+        network = loading.load(config.network, config.network_weights)
+    with stage("finding the images", wait=True, spinner=False):
+        splits = images.splits(config.workdir, config.data)
     if "table2" in config.parts and not len(splits.images["holdout"]):
         raise UserError(
             "the run has no held-out images for table2 to reconstruct: leave table2 out of --parts"
         )
-    folder = Path(config.out) if config.out else Path(config.workdir) / "paper"
+    folder = located(config.out) if config.out else Path(config.workdir) / "paper"
     checks.make_folder(folder)
     return Study(
         run,
@@ -163,7 +171,7 @@ def describe(config: PaperConfig, study: Study) -> dict[str, Any]:
     """The settings, run, images and versions that the report is about."""
     run = study.run
     return {
-        "config": dataclasses.asdict(config),
+        "config": dataclasses.asdict(config) | {"data": images.absolute_places(config.data)},
         "run": {"name": run.config.config, "T": run.schedule.num_steps} | study.model,
         "data": {
             "source": study.splits.source,
@@ -206,7 +214,7 @@ def markdown(record: dict[str, Any]) -> str:
             ["on", f"{record['device']}, {record['date'][:10]}"],
         ],
     )
-    for name, numbers in record["parts"].items():
+    for name, numbers in texts.numbers(finite(record["parts"])).items():
         told += [f"## {PARTS[name].title}", "", *PARTS[name].lines(numbers)]
     return "\n".join(told).rstrip() + "\n"
 

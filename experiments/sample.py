@@ -15,19 +15,28 @@ import numpy as np
 from experiments.terminal import cli, pictures
 from experiments.terminal.checks import check_numbers, check_step, make_folder
 from experiments.terminal.errors import UserError
-from experiments.terminal.progress import tracked
+from experiments.terminal.files import located
+from experiments.terminal.progress import stage, tracked
+from experiments.terminal.texts import count, listed
 from jaxddim.runs import trained
 from jaxddim.runs.drawing import DrawConfig, drawn
+
+FILES = (".png", ".npz")
+OTHERS = (".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".pdf", ".pt", ".tif", ".tiff", ".webp", ".zip")
+"""Suffixes of files that are not written; a name with any other one is that of a folder."""
 
 
 @dataclass(frozen=True)
 class SampleConfig(DrawConfig):
-    """Draw images from a trained run."""
+    """Draw images from a trained run.
+
+    For a run of demo, 64 images in 50 steps take seconds on two cores, besides compiling.
+    """
 
     num: int = 16
     """Number of images."""
     out: str = ""
-    """FILE.png (a grid), FILE.npz (uint8 array "images") or DIR (one PNG per image)."""
+    """FILE.png (a grid, enlarged), FILE.npz (uint8 array "images") or DIR (one PNG per image)."""
     batch_size: int = 64
     """Images written at a time; does not change any pixel."""
 
@@ -40,15 +49,25 @@ def sample(config: SampleConfig) -> None:
       UserError: for an invalid eta, or an output that cannot be written.
     """
     check(config)
-    run = trained.restore(config.workdir, config.checkpoint, config.weights)
-    chunks = drawn(config, run, config.num, track=functools.partial(tracked, what="sampling"))
+    with stage("restoring the network", wait=True):
+        run = trained.restore(config.workdir, config.checkpoint, config.weights)
+        track = functools.partial(tracked, what="sampling", compiles=True)
+        chunks = drawn(config, run, config.num, track=track)
     batches = rebatch(chunks, config.num, config.batch_size)
+    out = located(config.out)
     try:
-        write(Path(config.out), batches)
+        write(out, batches)
     except OSError as error:
         raise UserError(f"--out {config.out} cannot be written ({error.strerror})") from None
+    if others := strangers(out, config.num):
+        print(
+            f"note: {out} holds {count(len(others), 'more picture')} ({listed(others)}), which "
+            "experiments.evaluate --samples would measure too; for these images alone, name an "
+            "empty folder"
+        )
     print(
-        f"{config.num} images in {config.out}: {config.method}, {config.steps} steps, "
+        f"{count(config.num, 'image')} in {config.out}: {config.method}, "
+        f"{count(config.steps, 'step')}, "
         f"{config.weights} weights of step {run.step}"
     )
 
@@ -71,23 +90,43 @@ def check(config: SampleConfig) -> None:
     check_step(config)
     if not config.out:
         raise UserError("--out is missing: name a FILE.png, a FILE.npz or a folder")
-    out = Path(config.out)
-    if out.suffix and out.suffix.lower() not in (".png", ".npz") and not out.is_dir():
+    out = located(config.out)
+    if out.suffix.lower() in OTHERS and not out.is_dir():
         raise UserError(f"--out {config.out}: expected a FILE.png, a FILE.npz or a folder")
-    make_folder(out.parent if out.suffix else out)
+    make_folder(out.parent if out.suffix.lower() in FILES else out)
+
+
+def strangers(out: Path, num: int) -> list[str]:
+    """The pictures in the folder of --out that a call with `num` images does not write."""
+    from PIL import Image
+
+    if out.suffix.lower() in FILES:
+        return []
+    ours = {picture_name(index) for index in range(num)}
+    known = Image.registered_extensions()
+    names = {path.name for path in out.iterdir() if path.suffix.lower() in known}
+    return sorted(name for name in names - ours if not name.startswith("."))
+
+
+def picture_name(index: int) -> str:
+    """The file of image `index` in a folder."""
+    return f"{index:05d}.png"
 
 
 def write(out: Path, batches: Iterator[np.ndarray]) -> None:
     """Writes uint8 images as one grid, one array, or one file each."""
-    if out.suffix.lower() == ".png":
-        pictures.save_png(out, pictures.grid(np.concatenate(list(batches))))
-    elif out.suffix.lower() == ".npz":
-        pictures.save_npz(out, np.concatenate(list(batches)))
+    if out.suffix.lower() in FILES:
+        images = np.concatenate(list(batches))
+        with stage(f"writing {out}", wait=True):
+            if out.suffix.lower() == ".png":
+                pictures.save_png(out, pictures.grid(images), pictures.zoom(images.shape[1]))
+            else:
+                pictures.save_npz(out, images)
     else:
         index = 0
         for batch in batches:
             for pixels in batch:
-                pictures.save_png(out / f"{index:05d}.png", pixels)
+                pictures.save_png(out / picture_name(index), pixels)
                 index += 1
 
 

@@ -17,18 +17,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 
 from experiments.points import pictures, report, roll
 from experiments.points.distances import BANDWIDTHS, DIRECTIONS
-from experiments.terminal import cli
+from experiments.terminal import cli, progress
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import save_text
+from experiments.terminal.progress import stage, tracked
+from experiments.terminal.texts import count
 from experiments.trainer import monitor
-from jaxddim import TrainState
+from jaxddim import TrainState, checks
 from jaxddim.runs import checkpoints
 from jaxddim.runs import record as records
-from jaxddim.runs.config import flatten
+from jaxddim.runs.config import finite, flatten
 
 WEIGHTS, TRAINING, SAMPLING, DATA, PICTURES = range(5)
 """Purposes of random numbers; each is folded into the key of the seed."""
@@ -36,14 +37,17 @@ WEIGHTS, TRAINING, SAMPLING, DATA, PICTURES = range(5)
 
 @dataclass(frozen=True)
 class SwissRollConfig:
-    """Train on the swiss roll, measure how well it is sampled, and plot it."""
+    """Train on the swiss roll, measure how well it is sampled, and plot it.
+
+    It takes minutes on two cores.
+    """
 
     workdir: str = ""
     """Folder of the run."""
     seed: int = 0
     """Seed of all random numbers."""
     networks: int = 6
-    """Networks, trained at the same time; standard errors are over them."""
+    """How many networks are trained, at the same time; standard errors are over them."""
     train_steps: int = 4000
     """Training steps."""
     batch_size: int = 512
@@ -66,7 +70,7 @@ def swiss_roll(config: SwissRollConfig) -> None:
       UserError: for invalid settings.
     """
     check(config)
-    console = Console(highlight=False, soft_wrap=True)
+    console = progress.console()
     record = records.read(config.workdir, "swiss_roll")
     if record:
         records.check_same_config(config.workdir, flatten(config), record["config"])
@@ -75,9 +79,11 @@ def swiss_roll(config: SwissRollConfig) -> None:
     state = train(config, console)
     results, samples = measure(config, state, console)
     workdir = Path(config.workdir)
-    save_text(workdir / "results.json", json.dumps(results, indent=1) + "\n")
+    save_text(
+        workdir / "results.json", json.dumps(finite(results), indent=1, allow_nan=False) + "\n"
+    )
     save_text(workdir / "table.md", report.table(results))
-    with console.status("drawing"):
+    with stage("drawing the pictures", console):
         network = jax.tree.map(lambda leaf: leaf[0], state.ema_params)
         key = key_of(config, PICTURES)
         pictures.draw_all(workdir, key, network, samples, results)
@@ -86,7 +92,7 @@ def swiss_roll(config: SwissRollConfig) -> None:
 
 def key_of(config: SwissRollConfig, purpose: int) -> jax.Array:
     """The random key of a purpose."""
-    return jax.random.fold_in(jax.random.key(config.seed), purpose)
+    return jax.random.fold_in(checks.new_key(config.seed), purpose)
 
 
 def train(config: SwissRollConfig, console: Console) -> TrainState:
@@ -100,26 +106,33 @@ def train(config: SwissRollConfig, console: Console) -> TrainState:
     store = checkpoints.manager(config.workdir)
     if store.all_steps():
         console.print(f"the networks were trained before: restored from {store.directory}")
-        return checkpoints.restore(store, abstract)
+        with stage("restoring the networks", console):
+            return checkpoints.restore(store, abstract)
     total, batch = config.train_steps, config.batch_size
     size = sum(leaf.size for leaf in jax.tree.leaves(abstract.params)) // config.networks
     console.print(
-        f"{config.networks} networks with {size:,} parameters each, {total:,} steps of {batch} "
-        f"points, on {jax.default_backend()}"
+        f"{config.networks} networks with {size:,} parameters each, {count(total, 'step')} of "
+        f"{count(batch, 'point')}, on {jax.default_backend()}"
     )
-    state = roll.new_state(key_of(config, WEIGHTS), config.networks, tx)
+    with stage("initialising the weights", console):
+        state = roll.new_state(key_of(config, WEIGHTS), config.networks, tx)
     step = roll.make_train_step(key_of(config, TRAINING), config.networks, batch, tx, config.ema)
-    window = monitor.Window(batch * config.networks)
     try:
-        with monitor.progress(console, 0, total, "points") as show:
-            for done in range(1, total + 1):
+        with stage("compiling the training step, then the first step", console):
+            state, metrics = step(state)
+            jax.block_until_ready(metrics)
+        window = monitor.Window(batch * config.networks)
+        window.begin(1, metrics)
+        with monitor.progress(console, 1, total, "points") as show:
+            for done in range(2, total + 1):
                 state, metrics = step(state)
                 window.add(done, metrics)
                 show(done, window.loss, window.rate)
             window.wait()
     except monitor.Diverged as error:
         raise UserError(f"{error}: try a lower --learning-rate, in a new --workdir") from None
-    checkpoints.save(store, state, None)
+    with stage("saving the networks", console):
+        checkpoints.save(store, state, None)
     return state
 
 
@@ -138,8 +151,7 @@ def measure(
     keys = jnp.concatenate([keys, keys])  # averaged and raw weights start from the same noise
     rows, samples = [], {}
     cells = list(itertools.product(roll.METHODS, config.evaluations))
-    quiet = not console.is_terminal
-    for name, evaluations in track(cells, "measuring", console=console, disable=quiet):
+    for name, evaluations in tracked(cells, "measuring", "cell", every=0):
         method = roll.METHODS[name]
         draw = roll.make_sampler(method, num)
         x = np.asarray(draw(params, keys, method.grid(evaluations)))

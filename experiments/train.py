@@ -13,9 +13,14 @@ from rich.console import Console
 
 import jaxddim
 from experiments import data
-from experiments.terminal import cli
+from experiments.terminal import cli, progress
 from experiments.terminal.errors import UserError, user_mistakes
-from experiments.trainer import loop
+from experiments.terminal.files import absolute
+from experiments.terminal.progress import stage
+from experiments.terminal.texts import count
+from experiments.trainer import loop, starts
+from experiments.trainer.starts import Start
+from jaxddim import TrainState
 from jaxddim.runs import checkpoints, record
 from jaxddim.runs.build import abstract_state, build
 from jaxddim.runs.config import PRESETS, Config, flatten
@@ -24,24 +29,32 @@ from jaxddim.training import AXIS
 
 def train(config: Config) -> int:
     """Trains a run, or resumes it. Returns the exit code: 0, or 128 + n after signal n."""
-    console = Console(highlight=False, soft_wrap=True)
-    check(config)
-    devices = jax.local_device_count()
-    setup = build(config, AXIS if devices > 1 else None)
-    abstract = abstract_state(setup)
-    train_set, held_out, config = open_run(config, console)
+    console = progress.console()
+    with stage("starting", wait=True):
+        check(config)
+        devices = jax.local_device_count()
+        setup = build(config, AXIS if devices > 1 else None)
+        abstract = abstract_state(setup)
+    train_set, held_out, config, start = open_run(config, abstract, console)
     setup = setup._replace(config=config)
     batch_size, num_images = config.train.batch_size, len(train_set.images)
     total = config.train.steps or math.ceil((config.train.epochs or 1) * num_images / batch_size)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
     console.print(
-        f"{config.config}: {config.model.name} with {parameters:,} parameters; {num_images:,} "
-        f"images of {train_set.source} at {config.data.image_size}x{config.data.image_size}; "
-        f"{total:,} steps of {batch_size} images ({total * batch_size / num_images:.1f} epochs) "
+        f"{config.config}: {config.model.name} with {count(parameters, 'parameter')}; "
+        f"{count(num_images, 'image')} of {train_set.source} at "
+        f"{config.data.image_size}x{config.data.image_size}; {count(total, 'step')} of "
+        f"{count(batch_size, 'image')} ({total * batch_size / num_images:.1f} epochs) "
         f"on {devices} {jax.default_backend()} device(s)"
     )
+    if batch_size > num_images:
+        console.print(
+            f"note: a batch of {batch_size} is larger than the data set of "
+            f"{count(num_images, 'training image')}: every step takes some of them more than once",
+            style="yellow",
+        )
     store = checkpoints.manager(config.workdir, config.train.keep)
-    state = loop.first_state(setup, abstract, store, console)
+    state = loop.first_state(setup, abstract, store, console, start)
     if int(state.step) >= total:
         console.print(
             f"nothing to do: {int(state.step)} of {total} steps are done; raise --train.steps"
@@ -57,41 +70,73 @@ def train(config: Config) -> int:
     return loop.train(setup, state, batches, total, num_images, held_out.images, store, console)
 
 
-def open_run(config: Config, console: Console) -> tuple[data.Dataset, data.Dataset, Config]:
-    """Training images, held-out images, and the configuration with their source.
+def open_run(
+    config: Config, abstract: TrainState, console: Console
+) -> tuple[data.Dataset, data.Dataset, Config, Start | None]:
+    """Training images, held-out images, the configuration with their source, and where to start.
 
     Records a new run; a resumed run must match its record.
 
     Raises:
       UserError: when there are no images.
-      RunError: when the folder holds another run, or cannot be written to.
+      RunError: when the folder holds another run, or cannot be written to, or --train.init-from
+        names none that can be started from.
     """
     found = record.read(config.workdir)
-    if found and config.data.source == "auto":
-        config = with_source(config, found["config"]["data.source"])
-    dataset = data.load(config.data)
-    config = with_source(config, dataset.source)
+    if found:
+        old = record.configuration(config.workdir, found)
+        if config.data.source == "auto":
+            config = with_source(config, old.data.source)
+    with stage("finding the images", wait=True, spinner=False):
+        dataset = data.load(config.data, record.read_names(config.workdir) if found else ())
+    config = with_absolute_paths(with_source(config, dataset.source))
     for note in dataset.notes:
         console.print(note, style="yellow")
     train_set, held_out = data.split(dataset, config.data.holdout)
+    images = len(dataset.images)
+    limited = images == config.data.num_images and images < dataset.total
+    console.print(
+        f"{images:,} of {count(dataset.total, 'image')} (--data.num-images)"
+        if limited
+        else count(images, "image"),
+        f"{len(held_out.images):,} held out",
+        sep=", ",
+    )
     if found:
         record.check_same_config(config.workdir, flatten(config), found["config"])
-        record.check_images(config.workdir, dataset.fingerprint, found)
-    else:
-        about = {
-            "source": dataset.source,
-            "num_images": len(dataset.images),
-            "fingerprint": dataset.fingerprint,
-            "notes": list(dataset.notes),
-        }
-        record.write(config.workdir, {"config": flatten(config), "data": about})
-    return train_set, held_out, config
+        record.check_images(config.workdir, dataset.fingerprint, images, found)
+        return train_set, held_out, config, starts.recorded(config, found)
+    start = starts.chosen(config, abstract, console)
+    about = {
+        "source": dataset.source,
+        "num_images": images,
+        "fingerprint": dataset.fingerprint,
+        "notes": list(dataset.notes),
+    }
+    if dataset.names:
+        record.write_names(config.workdir, dataset.names)
+    origin = {"init": start._asdict()} if start else {}
+    record.write(config.workdir, {"config": flatten(config), "data": about} | origin)
+    return train_set, held_out, config, start
 
 
 def with_source(config: Config, source: str) -> Config:
     """The configuration with this source, in place of "auto"."""
     images = dataclasses.replace(config.data, source=source)  # pyrefly: ignore[bad-argument-type]
     return dataclasses.replace(config, data=images)
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The configuration with paths that hold in any folder."""
+    data = config.data
+    images = dataclasses.replace(
+        data,
+        path=absolute(data.path),
+        data_dir=absolute(data.data_dir),
+        cache_dir=absolute(data.cache_dir),
+    )
+    training = dataclasses.replace(config.train, init_from=absolute(config.train.init_from))
+    return dataclasses.replace(config, data=images, train=training)
 
 
 def check(config: Config) -> None:
@@ -104,7 +149,7 @@ def check(config: Config) -> None:
         raise UserError(f"--data.image-size must be at least 1, got {config.data.image_size}")
     training, optim = config.train, config.optim
     for name, value in dataclasses.asdict(training).items():
-        if value is not None and value < 1:
+        if isinstance(value, int) and value < 1:
             raise UserError(f"--train.{name.replace('_', '-')} must be at least 1, got {value}")
     if training.steps is None and training.epochs is None:
         raise UserError("how long to train? give --train.steps or --train.epochs")
@@ -125,7 +170,11 @@ def check(config: Config) -> None:
             f"--optim.decay-steps {optim.decay_steps} must be 0 or above --optim.warmup-steps "
             f"{optim.warmup_steps}"
         )
-    with user_mistakes():
+    if config.diffusion.num_steps < 1:
+        raise UserError(
+            f"--diffusion.num-steps must be at least 1, got {config.diffusion.num_steps}"
+        )
+    with user_mistakes(f"--train.sample-steps {training.sample_steps}"):
         jaxddim.timesteps(config.diffusion.num_steps, training.sample_steps)
 
 

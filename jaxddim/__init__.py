@@ -7,6 +7,7 @@ Networks are in `jaxddim.models`, likelihoods in `jaxddim.likelihood`, and the d
 """
 
 from jaxddim import discrete, likelihood
+from jaxddim.conditioning import safe_fraction
 from jaxddim.cpu.runtime import compiled, compiler_options, keep_memory
 from jaxddim.forward import q_posterior, q_sample, q_step
 from jaxddim.grids import timesteps
@@ -39,6 +40,7 @@ from jaxddim.schedules import (
     zero_terminal_snr,
 )
 from jaxddim.training.losses import diffusion_loss, min_snr, p2
+from jaxddim.training.networks import own_network
 from jaxddim.training.parallel import jit_step, pmap_step, replicate, unreplicate
 from jaxddim.training.step import TrainState, create_state, train_step, variables
 from jaxddim.types import DenoiseFn, Gaussian, Prediction, Trajectory
@@ -82,6 +84,7 @@ __all__ = [
     "likelihood",
     "linear",
     "min_snr",
+    "own_network",
     "p2",
     "pmap_step",
     "q_posterior",
@@ -89,6 +92,7 @@ __all__ = [
     "q_step",
     "quadratic",
     "replicate",
+    "safe_fraction",
     "sample",
     "scaled_linear",
     "sigmoid",

@@ -27,17 +27,18 @@ q_sigma(x_s | x_t, f(x_t)). Times, schedules and grids are those of the rest of 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxddim.forward import snr_gap
-from jaxddim.numerics import float32
-from jaxddim.sampling.loop import example_keys
+from jaxddim import checks
+from jaxddim.forward import in_unit_interval, snr_gap
+from jaxddim.numerics import number, safe_log
 from jaxddim.schedules import Schedule
+from jaxddim.types import NetworkFn
 
 DenoiseFn = Callable[[jax.Array, jax.Array], jax.Array]
 """``denoise_fn(x_t, t) -> logits of x_0``: int32 [b, *d] and t in 0..T to [b, *d, K]."""
@@ -61,11 +62,12 @@ def mixture(
       t: int32 times in 1..T, scalar or [b].
       s: int32 times in 0..t-1, scalar or [b].
       ndim: rank of the array that the weights will multiply; [b] becomes [b, 1, ..].
-      eta: 0 for the largest sigma, 1 for that of the Markov chain; in [0, 1].
+      eta: 0 for the largest sigma, 1 for that of the Markov chain; in [0, 1]. May be traced.
     Returns:
       Mixture, scalar for scalar times, else [b, 1, ..] of rank ndim.
     Raises:
-      ValueError: when eta lies outside [0, 1], or a Python or NumPy time outside 0..T.
+      ValueError: when eta lies outside [0, 1], or when a time that is not traced lies outside its
+        range.
     Source: arXiv 2010.02502, appendix A.
     Example:
       >>> import jaxddim
@@ -73,8 +75,9 @@ def mixture(
       Mixture(x_t=Array(0., dtype=float32), x0=Array(1., dtype=float32),
               uniform=Array(0., dtype=float32))
     """
-    if not isinstance(eta, jax.core.Tracer) and not 0 <= eta <= 1:
-        raise ValueError(f"eta must lie in [0, 1], got {eta}")
+    eta = number(eta, "eta", "lie in [0, 1]", in_unit_interval)
+    checks.schedule(schedule)
+    checks.reverse(t, s, schedule.num_steps)
     log_snr_t, log_snr_s = schedule.log_snr_at(t, ndim), schedule.log_snr_at(s, ndim)
     noise_t, noise_s = jax.nn.sigmoid(-log_snr_t), jax.nn.sigmoid(-log_snr_s)
     # drawn = 1 - SNR_t / SNR_s, and 1 - alpha_bar_t / alpha_bar_s = noise_t * drawn: in this form
@@ -97,10 +100,10 @@ def q_marginal(schedule: Schedule, x0: jax.Array, t: ArrayLike) -> jax.Array:
     Returns:
       Probabilities, float32 [b, *d, K].
     Raises:
-      ValueError: when x0 holds integers, or a Python or NumPy time lies outside 0..T.
+      ValueError: when x0 holds integers, or a time that is not traced lies outside 0..T.
     Source: arXiv 2010.02502, eq. 17.
     """
-    _check_vectors(x0)
+    (x0,) = _vectors(schedule, x0)
     log_snr = schedule.log_snr_at(t, x0.ndim)
     return jax.nn.sigmoid(log_snr) * x0 + jax.nn.sigmoid(-log_snr) / x0.shape[-1]
 
@@ -117,6 +120,9 @@ def q_sample(
       schedule, t: as for `q_marginal`.
     Returns:
       x_t, int32 [b, *d].
+    Raises:
+      ValueError: when x0 holds other values than 0..K-1, a time lies outside 0..T (both where they
+        are not traced), or key is no random key.
     Source: arXiv 2010.02502, eq. 17.
     Example:
       >>> import jaxddim
@@ -124,10 +130,13 @@ def q_sample(
       >>> q_sample(jax.random.key(0), jaxddim.linear(), x0, 0, num_classes=6).tolist()
       [[0, 1, 2], [3, 4, 5]]
     """
-    anew, value = jax.random.split(key)
+    checks.schedule(schedule)
+    checks.classes(x0, num_classes, "x0")
+    anew, value = jax.random.split(checks.single_key(key))
     log_snr = schedule.log_snr_at(t, x0.ndim)
     drawn = jax.random.randint(value, x0.shape, 0, num_classes, jnp.int32)
-    return jnp.where(jax.random.uniform(anew, x0.shape) < jax.nn.sigmoid(-log_snr), drawn, x0)
+    uniform = jax.random.uniform(anew, x0.shape, jnp.float32)
+    return jnp.where(uniform < jax.nn.sigmoid(-log_snr), drawn, jnp.asarray(x0, jnp.int32))
 
 
 def q_posterior(
@@ -156,7 +165,7 @@ def q_posterior(
       >>> q_posterior(jaxddim.linear(), x0, x_t, 500, 250)[0].round(3).tolist()  # x_0 or x_t
       [0.4830000102519989, 0.5170000195503235, 0.0]
     """
-    _check_vectors(x0, x_t)
+    x0, x_t = _vectors(schedule, x0, x_t)
     w = mixture(schedule, t, s, x0.ndim, eta=eta)
     return w.x_t * x_t + w.x0 * x0 + w.uniform / x0.shape[-1]
 
@@ -179,7 +188,8 @@ def step(
     Returns:
       Log probabilities, float32 [b, *d, K]; -inf for impossible values.
     Raises:
-      ValueError: when the shapes do not match; also as `mixture`.
+      ValueError: when the shapes do not match, or x_t holds other values than 0..K-1 and is not
+        traced; also as `mixture`.
     Source: arXiv 2010.02502, appendix A.
     Example:
       >>> import jaxddim
@@ -187,13 +197,13 @@ def step(
       >>> step(jaxddim.linear(), x_t, jnp.zeros((2, 3, 5)), 500, 400).shape
       (2, 3, 5)
     """
-    if logits.shape[:-1] != x_t.shape:
-        raise ValueError(f"logits must be {x_t.shape} and an axis of K, got {logits.shape}")
+    _check_logits(logits, x_t.shape, "logits")
+    checks.classes(x_t, logits.shape[-1], "x_t")
     w = mixture(schedule, t, s, logits.ndim, eta=eta)
     K = logits.shape[-1]
-    log_f = jax.nn.log_softmax(float32(logits))
-    given = w.x_t * jax.nn.one_hot(x_t, K) + w.uniform / K
-    return jnp.logaddexp(jnp.log(given), jnp.log(w.x0) + log_f)
+    log_f = jax.nn.log_softmax(logits.astype(schedule.dtype))
+    given = w.x_t * jax.nn.one_hot(x_t, K, dtype=schedule.dtype) + w.uniform / K
+    return jnp.logaddexp(safe_log(given), safe_log(w.x0) + log_f)
 
 
 def kl_loss(
@@ -219,7 +229,8 @@ def kl_loss(
     Returns:
       Nats, float32 [b], the mean over the event dimensions.
     Raises:
-      ValueError: when the shapes do not match; also as `mixture`.
+      ValueError: when the shapes do not match, or x0 or x_t holds other values than 0..K-1 and is
+        not traced; also as `mixture`.
     Source: arXiv 2010.02502, appendix A.
     Example:
       >>> import jaxddim
@@ -230,7 +241,8 @@ def kl_loss(
     if x0.shape != x_t.shape:
         raise ValueError(f"x0 and x_t must have one shape, got {x0.shape}, {x_t.shape}")
     log_p = step(schedule, x_t, logits, t, s, eta=eta)
-    x0, x_t = (jax.nn.one_hot(x, logits.shape[-1]) for x in (x0, x_t))
+    checks.classes(x0, logits.shape[-1], "x0")
+    x0, x_t = (jax.nn.one_hot(x, logits.shape[-1], dtype=schedule.dtype) for x in (x0, x_t))
     q = q_posterior(schedule, x0, x_t, t, s, eta=eta)
     possible = q > 0
     log_ratio = jnp.log(jnp.where(possible, q, 1.0)) - jnp.where(possible, log_p, 0.0)
@@ -238,17 +250,29 @@ def kl_loss(
     return jnp.mean(kl, axis=tuple(range(1, kl.ndim)))
 
 
-def as_denoiser(apply_fn: Callable[[jax.Array, jax.Array], jax.Array]) -> DenoiseFn:
+def as_denoiser(apply_fn: NetworkFn) -> DenoiseFn:
     """Makes ``denoise_fn(x_t, t) -> logits`` from a network ``apply_fn(x_t, index) -> logits``.
 
     As with images, the network is called with the 0-based index t - 1 as int32 [b].
 
+    Raises:
+      ValueError: when apply_fn is no such function; at the first call, when its output is not
+        [b, *d, K], or a time that is not traced is below 0.
     Example:
       >>> denoise_fn = as_denoiser(lambda x, index: jnp.zeros((*x.shape, 5)))
       >>> denoise_fn(jnp.zeros((2, 3), int), jnp.int32(500)).shape
       (2, 3, 5)
     """
-    return lambda x_t, t: apply_fn(x_t, jnp.broadcast_to(jnp.maximum(t - 1, 0), x_t.shape[:1]))
+    checks.network(apply_fn)
+
+    def denoise_fn(x_t: jax.Array, t: jax.Array) -> jax.Array:
+        checks.times(t, None)
+        index = jnp.maximum(jnp.asarray(t, jnp.int32) - 1, 0)
+        logits = apply_fn(x_t, jnp.broadcast_to(index, x_t.shape[:1]))
+        _check_logits(logits, x_t.shape)
+        return logits
+
+    return denoise_fn
 
 
 def sample(
@@ -275,7 +299,7 @@ def sample(
     Returns:
       x_0, int32 [b, *d].
     Raises:
-      ValueError: when the logits are not [b, *d, K]; also as `mixture`.
+      ValueError: when the logits are not [b, *d, K]; also as `mixture` and `jaxddim.sample`.
     Source: arXiv 2010.02502, appendix A.
     Example:
       >>> import jaxddim
@@ -285,7 +309,8 @@ def sample(
       >>> x.shape
       (2, 3)
     """
-    keys = example_keys(key, shape[0], first_index)
+    timesteps = checks.grid(timesteps, schedule)
+    keys = checks.example_keys(key, shape[0], first_index)
 
     def draw(log_p, t):
         folded = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
@@ -294,21 +319,27 @@ def sample(
     def body(x, times):
         t, s = times
         logits = denoise_fn(x, t)
-        if logits.shape != (*shape, num_classes):
-            raise ValueError(
-                f"the network's logits must be {(*shape, num_classes)}, got {logits.shape}"
-            )
+        checks.output(logits, (*shape, num_classes), "the network's logits")
         return draw(step(schedule, x, logits, t, s, eta=eta), t), None
 
-    timesteps = jnp.asarray(timesteps, jnp.int32)
     # no step starts at t = 0, so its fold is free for x_T
-    x_T = draw(jnp.zeros((*shape, num_classes)), jnp.int32(0))
+    x_T = draw(jnp.zeros((*shape, num_classes), jnp.float32), jnp.int32(0))
     return lax.scan(body, x_T, (timesteps[:-1], timesteps[1:]))[0]
 
 
-def _check_vectors(*xs: jax.Array) -> None:
+def _check_logits(logits: Any, shape: tuple[int, ...], what: str = "the network's logits") -> None:
+    if not hasattr(logits, "shape"):
+        checks.output(logits, shape, what)
+    if logits.shape[:-1] != shape:
+        raise ValueError(f"{what} must be {shape} and an axis of K, got {logits.shape}")
+
+
+def _vectors(schedule: Schedule, *xs: jax.Array) -> list[jax.Array]:
+    """Probabilities in the schedule's type; a ValueError for values or for differing shapes."""
+    checks.schedule(schedule)
     if any(not jnp.issubdtype(x.dtype, jnp.floating) for x in xs) or len({x.shape for x in xs}) > 1:
         raise ValueError(
             "expected probabilities of one shape [b, *d, K] (use jax.nn.one_hot on values), "
             f"got {', '.join(f'{x.dtype} {x.shape}' for x in xs)}"
         )
+    return [x.astype(schedule.dtype) for x in xs]

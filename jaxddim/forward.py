@@ -16,12 +16,15 @@ SNR_t / SNR_s = exp(lambda_t - lambda_s) is exact to the last digit near t = 0, 
 1 - ab_t / ab_s in float32 is not.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxddim.numerics import safe_sqrt
+from jaxddim import checks
+from jaxddim.numerics import images, number, safe_sqrt
 from jaxddim.schedules import Schedule
 from jaxddim.types import Gaussian
 
@@ -39,7 +42,7 @@ def q_sample(schedule: Schedule, x0: jax.Array, t: ArrayLike, eps: jax.Array) ->
     Returns:
       x_t, [b, *d], float32.
     Raises:
-      ValueError: when t is a Python or NumPy number outside 0..T.
+      ValueError: when t lies outside 0..T and is not traced, or images hold integers.
     Source: arXiv 2006.11239, eq. 4; arXiv 2010.02502, eq. 4.
     Example:
       >>> import jaxddim
@@ -47,6 +50,8 @@ def q_sample(schedule: Schedule, x0: jax.Array, t: ArrayLike, eps: jax.Array) ->
       >>> bool(jnp.all(q_sample(jaxddim.linear(), x0, 0, 0 * x0) == x0))
       True
     """
+    checks.schedule(schedule)
+    x0, eps = images(schedule.dtype, x0=x0, eps=eps)
     alpha, sigma = schedule.scales(t, x0.ndim)
     return alpha * x0 + sigma * eps
 
@@ -64,14 +69,17 @@ def q_step(schedule: Schedule, x_prev: jax.Array, t: ArrayLike, eps: jax.Array) 
     Returns:
       x_t, [b, *d], float32.
     Raises:
-      ValueError: when t is a Python or NumPy number outside 1..T.
+      ValueError: when t lies outside 1..T and is not traced, or images hold integers.
     Source: arXiv 2006.11239, eq. 2.
     Example:
       >>> import jaxddim
       >>> q_step(jaxddim.linear(), jnp.ones((2, 8)), 1, jnp.zeros((2, 8))).shape
       (2, 8)
     """
-    s = np.asarray(t) - 1 if isinstance(t, (int, np.integer, np.ndarray)) else jnp.asarray(t) - 1
+    checks.schedule(schedule)
+    checks.times(t, schedule.num_steps, low=1)
+    x_prev, eps = images(schedule.dtype, x_prev=x_prev, eps=eps)
+    s = jnp.asarray(t, jnp.int32) - 1
     alpha_t, sigma_t = schedule.scales(t, x_prev.ndim)
     alpha_s, _ = schedule.scales(s, x_prev.ndim)
     snr_ratio = jnp.exp(snr_gap(schedule, t, s, x_prev.ndim))
@@ -97,11 +105,12 @@ def q_posterior(
       x_t: noisy images at time t, [b, *d].
       t: int32 times in 1..T, scalar or [b].
       s: int32 times in 0..t-1, scalar or [b].
-      eta: how much of the noise is resampled, in [0, 1].
+      eta: how much of the noise is resampled, in [0, 1]; may be traced.
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..].
     Raises:
-      ValueError: when eta lies outside [0, 1], or a Python or NumPy time outside 0..T.
+      ValueError: when eta lies outside [0, 1], a time that is not traced lies outside its range,
+        or images hold integers.
     Source: arXiv 2010.02502, eq. 7; seed eq. 9.
     Example:
       >>> import jaxddim
@@ -110,6 +119,9 @@ def q_posterior(
       >>> bool(jnp.all(mean == x0)), float(std)
       (True, 0.0)
     """
+    checks.schedule(schedule)
+    checks.reverse(t, s, schedule.num_steps)
+    x0, x_t = images(schedule.dtype, x0=x0, x_t=x_t)
     alpha_t, sigma_t = schedule.scales(t, x0.ndim)
     alpha_s, _ = schedule.scales(s, x0.ndim)
     direction, std = direction_and_std(schedule, t, s, eta, x0.ndim)
@@ -124,19 +136,27 @@ def snr_gap(schedule: Schedule, t: ArrayLike, s: ArrayLike, ndim: int) -> jax.Ar
 
 
 def direction_and_std(
-    schedule: Schedule, t: ArrayLike, s: ArrayLike, eta: float, ndim: int
+    schedule: Schedule, t: ArrayLike, s: ArrayLike, eta: Any, ndim: int
 ) -> tuple[jax.Array, jax.Array | np.ndarray]:
     """The scale of eps in the mean of a reverse step, and the step's standard deviation."""
-    static = not isinstance(eta, jax.core.Tracer)
-    if static and not 0 <= eta <= 1:
-        raise ValueError(
-            f"eta must lie in [0, 1], got {eta}: above 1 the direction term is imaginary "
-            '(for the larger variance of the paper use ddpm_step(variance="large"))'
-        )
+    why = (
+        ": above 1 the direction term is imaginary "
+        '(for the larger variance of the paper use ddpm_step(variance="large"))'
+    )
+    eta = number(eta, "eta", "lie in [0, 1]", in_unit_interval, why)
+    if not isinstance(eta, jax.Array) and np.any(np.asarray(eta) > 0):
+        checks.reverse(t, s, schedule.num_steps, low=0)
     _, sigma_s = schedule.scales(s, ndim)
     gap = snr_gap(schedule, t, s, ndim)
     if isinstance(eta, (int, float)) and eta == 0:
         return sigma_s, np.zeros((), np.float32)
+    if isinstance(eta, jax.Array):  # may be 0, which also allows s > t
+        gap = jnp.where(eta == 0, jnp.minimum(gap, 0.0), gap)
     # 1 - eta^2 (1 - exp(gap)), written so that eta = 1 leaves exp(gap) untouched
     direction = sigma_s * safe_sqrt(1 - eta**2 + eta**2 * jnp.exp(gap))
     return direction, eta * sigma_s * safe_sqrt(-jnp.expm1(gap))
+
+
+def in_unit_interval(x: np.ndarray) -> np.ndarray:
+    """Whether x lies in [0, 1]."""
+    return (x >= 0) & (x <= 1)

@@ -31,7 +31,8 @@ def timesteps(
       num_sample: S, in 1..T.
       spacing: one of the names above.
       fraction: the largest time as a fraction of T. The official DDIM code's quadratic
-        grid ends at 0.8 T, the paper's at T.
+        grid ends at 0.8 T, the paper's at T; `safe_fraction` gives the largest at which a network
+        can encode.
     Returns:
       int32 [S+1], strictly decreasing, ends in 0.
     Raises:
@@ -44,11 +45,14 @@ def timesteps(
       [1000, 640, 360, 160, 40, 0]
     """
     T, S = whole_number(num_train, "num_train"), whole_number(num_sample, "num_sample")
+    fraction = float(fraction)  # of a JAX array too: its value must be known
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must lie in (0, 1], got {fraction}")
     T = max(round(fraction * T), 1)
     if S > T:
-        raise ValueError(f"{S} different sampling steps do not fit into {T} training steps")
+        raise ValueError(
+            f"{S} different sampling steps do not fit into {T} training step{'s' * (T > 1)}"
+        )
     i = np.arange(1, S + 1, dtype=np.int64)
     if spacing == "linear":
         tau = T * i // S

@@ -13,19 +13,31 @@ For sampling, `as_denoiser` applies these conversions to a network, and calls it
 0-based index t - 1.
 """
 
-from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxddim.numerics import float32
+from jaxddim import checks
+from jaxddim.numerics import images, number
 from jaxddim.schedules import Schedule
-from jaxddim.types import DenoiseFn, Prediction
+from jaxddim.types import DenoiseFn, NetworkFn, Prediction
 
 Kind = Literal["eps", "x0", "v", "score"]
+
+
+class Made(NamedTuple):
+    """What a denoiser was made with.
+
+    Attributes:
+      kind: what its network predicts.
+      clip_x0: whether x_0 is clipped.
+    """
+
+    kind: Kind
+    clip_x0: bool
 
 
 def from_eps(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike) -> Prediction:
@@ -38,6 +50,9 @@ def from_eps(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike
       t: int32 times in 0..T, scalar or [b].
     Returns:
       Prediction with x0 and eps, [b, *d] float32 each.
+    Raises:
+      ValueError: when the output does not have the shape of x_t, an array holds integers, or a time
+        that is not traced lies outside 0..T.
     Source: arXiv 2010.02502, eq. 9.
     Example:
       >>> import jaxddim
@@ -45,8 +60,8 @@ def from_eps(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike
       >>> from_eps(jaxddim.linear(), x, 0 * x, 0).x0.shape
       (2, 8)
     """
+    x_t, eps = _floats(schedule, x_t, output)
     alpha, sigma = schedule.scales(t, x_t.ndim)
-    eps = float32(output)
     return Prediction((x_t - sigma * eps) / alpha, eps)
 
 
@@ -55,8 +70,8 @@ def from_x0(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike)
 
     Arguments and result as for `from_eps`.
     """
+    x_t, x0 = _floats(schedule, x_t, output)
     alpha, sigma = schedule.scales(t, x_t.ndim)
-    x0 = float32(output)
     clean = sigma == 0
     eps = jnp.where(clean, 0.0, (x_t - alpha * x0) / jnp.where(clean, 1.0, sigma))
     return Prediction(x0, eps)
@@ -69,8 +84,8 @@ def from_v(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike) 
 
     Source: arXiv 2202.00512, section 4 and appendix D.
     """
+    x_t, v = _floats(schedule, x_t, output)
     alpha, sigma = schedule.scales(t, x_t.ndim)
-    v = float32(output)
     return Prediction(alpha * x_t - sigma * v, sigma * x_t + alpha * v)
 
 
@@ -81,8 +96,16 @@ def from_score(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLi
 
     Source: arXiv 2011.13456, section 3.3.
     """
+    x_t, score = _floats(schedule, x_t, output)
     _, sigma = schedule.scales(t, x_t.ndim)
-    return from_eps(schedule, x_t, -sigma * float32(output), t)
+    return from_eps(schedule, x_t, -sigma * score, t)
+
+
+def _floats(schedule: Schedule, x_t: jax.Array, output: jax.Array) -> list[jax.Array]:
+    """x_t and the network's output in the schedule's type, after checks of the output."""
+    checks.schedule(schedule)
+    checks.output(output, x_t.shape)
+    return images(schedule.dtype, x_t=x_t, output=output)
 
 
 _FROM = {"eps": from_eps, "x0": from_x0, "v": from_v, "score": from_score}
@@ -94,6 +117,7 @@ def check_kind(kind: str, schedule: Schedule | None = None) -> None:
         raise ValueError(f"unknown kind {kind!r}; expected one of {', '.join(get_args(Kind))}")
     if schedule is None or kind not in ("eps", "score"):
         return
+    checks.schedule(schedule)
     if isinstance(schedule.log_snr, jax.core.Tracer):
         return
     if np.asarray(schedule.log_snr)[-1] == -np.inf:
@@ -115,9 +139,10 @@ def target(
       eps: the noise in x_t, [b, *d].
       t: int32 times in 1..T, scalar or [b].
     Returns:
-      The target, [b, *d].
+      The target, float32 [b, *d].
     Raises:
-      ValueError: for an unknown kind.
+      ValueError: for an unknown kind, when a time that is not traced lies outside 0..T (1..T for a
+        score), or when x0 or eps holds integers.
     Example:
       >>> import jaxddim
       >>> x0, eps = jnp.zeros((2, 8)), jnp.ones((2, 8))
@@ -125,6 +150,9 @@ def target(
       True
     """
     check_kind(kind)
+    checks.schedule(schedule)
+    checks.times(t, schedule.num_steps, low=1 if kind == "score" else 0)
+    x0, eps = images(schedule.dtype, x0=x0, eps=eps)
     alpha, sigma = schedule.scales(t, x0.ndim)
     if kind == "eps":
         return eps
@@ -151,12 +179,12 @@ def clip(
       x_t: the noisy images that the prediction was made for, [b, *d]; never clipped themselves.
       prediction: the pair to clip.
       t: int32 times in 0..T, scalar or [b].
-      low: smallest value of x_0.
-      high: largest value of x_0.
+      low: smallest value of x_0; may be traced.
+      high: largest value of x_0; may be traced.
     Returns:
       A consistent Prediction.
     Raises:
-      ValueError: when low is not below high.
+      ValueError: when low is not below high, or an array holds integers.
     Example:
       >>> import jaxddim
       >>> x = jnp.full((1, 4), 9.0)
@@ -164,9 +192,16 @@ def clip(
       >>> float(clip(jaxddim.linear(), x, pair, 500).x0.max())
       1.0
     """
-    if not low < high:
+    low, high = (
+        number(value, name, "be a number", lambda x: x == x)
+        for name, value in (("low", low), ("high", high))
+    )
+    known = not isinstance(low, jax.Array) and not isinstance(high, jax.Array)
+    if known and not np.all(np.less(low, high)):
         raise ValueError(f"low must be below high, got low={low}, high={high}")
-    return from_x0(schedule, x_t, jnp.clip(prediction.x0, low, high), t)
+    checks.schedule(schedule)
+    (x0,) = images(schedule.dtype, x0=prediction.x0)
+    return from_x0(schedule, x_t, jnp.clip(x0, low, high), t)
 
 
 def threshold(
@@ -187,11 +222,12 @@ def threshold(
       x_t: the noisy images that the prediction was made for, [b, *d].
       prediction: the pair to threshold.
       t: int32 times in 0..T, scalar or [b].
-      quantile: in (0, 1].
+      quantile: in (0, 1]; may be traced.
     Returns:
       A consistent Prediction with x0 in [-1, 1].
     Raises:
-      ValueError: when quantile lies outside (0, 1].
+      ValueError: when quantile lies outside (0, 1], x_0 is a single vector, or an array holds
+        integers.
     Source: arXiv 2205.11487, section 2.3.
     Example:
       >>> import jaxddim
@@ -200,9 +236,11 @@ def threshold(
       >>> float(threshold(jaxddim.linear(), x, pair, 500).x0.max())
       1.0
     """
-    if not 0 < quantile <= 1:
-        raise ValueError(f"quantile must lie in (0, 1], got {quantile}")
-    x0 = prediction.x0
+    quantile = number(quantile, "quantile", "lie in (0, 1]", lambda q: (q > 0) & (q <= 1))
+    checks.schedule(schedule)
+    (x0,) = images(schedule.dtype, x0=prediction.x0)
+    if x0.ndim < 2:
+        raise ValueError(f"threshold takes images [b, *d], got shape {x0.shape}")
     axes = tuple(range(1, x0.ndim))
     s = jnp.maximum(jnp.quantile(jnp.abs(x0), quantile, axis=axes, keepdims=True), 1.0)
     return from_x0(schedule, x_t, jnp.clip(x0, -s, s) / s, t)
@@ -210,7 +248,7 @@ def threshold(
 
 def as_denoiser(
     schedule: Schedule,
-    apply_fn: Callable[[jax.Array, jax.Array], jax.Array],
+    apply_fn: NetworkFn,
     *,
     kind: Kind = "eps",
     clip_x0: bool = True,
@@ -223,15 +261,18 @@ def as_denoiser(
     Args:
       schedule: the noise schedule that the network was trained with.
       apply_fn: ``apply_fn(x, index) -> output``, with parameters, conditioning and guidance
-        closed over; the output is converted to float32.
+        closed over; the output has the shape of x and is converted to float32. (This is not the
+        ``apply`` that `train_step` takes, which gets the variables and the training options.)
       kind: what the network was trained to output: "eps", "x0", "v" or "score".
       clip_x0: clip x_0 to [-1, 1] and re-derive eps. Use it to sample images, never for
-        `encode`: clipping breaks its path.
+        `encode`: clipping breaks its path. Without it, an eps- or score-network needs a grid that
+        ends where alpha is not yet near 0: see `safe_fraction`.
     Returns:
       A denoise_fn for `integrate`, `sample`, `encode` and `decode`.
     Raises:
       ValueError: for an unknown kind; for an eps- or score-network on a schedule with zero
-        terminal SNR.
+        terminal SNR; when apply_fn is no such function; at the first call, for an output that
+        is not one array of the shape of x, or a time that is not traced and outside 0..T.
     Example:
       >>> import jaxddim
       >>> schedule = jaxddim.linear()
@@ -239,11 +280,27 @@ def as_denoiser(
       >>> denoise_fn(jnp.ones((2, 4, 4, 3)), jnp.int32(500)).x0.shape
       (2, 4, 4, 3)
     """
+    checks.schedule(schedule)
     check_kind(kind, schedule)
+    checks.network(apply_fn)
 
     def denoise_fn(x: jax.Array, t: jax.Array) -> Prediction:
+        checks.times(t, schedule.num_steps)
         index = jnp.broadcast_to(jnp.maximum(jnp.asarray(t, jnp.int32) - 1, 0), x.shape[:1])
         prediction = _FROM[kind](schedule, x, apply_fn(x, index), t)
         return clip(schedule, x, prediction, t) if clip_x0 else prediction
 
+    vars(denoise_fn)["made"] = Made(kind, clip_x0)
     return denoise_fn
+
+
+def made_with(denoise_fn: DenoiseFn) -> Made | None:
+    """The kind of network and the clipping of what `as_denoiser` made; None for other functions.
+
+    Example:
+      >>> import jaxddim
+      >>> made_with(as_denoiser(jaxddim.linear(), lambda x, index: 0 * x))
+      Made(kind='eps', clip_x0=True)
+    """
+    made = getattr(denoise_fn, "made", None)
+    return made if isinstance(made, Made) else None

@@ -24,11 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxddim.numerics import safe_sqrt, whole_number
+from jaxddim import checks
+from jaxddim.numerics import nan_unless, safe_sqrt, whole_number
 
 
 class Schedule(NamedTuple):
     """A noise schedule, stored as its log signal-to-noise ratio.
+
+    It is a NamedTuple, so that it passes through `jax.jit`; ``index`` and ``count`` are therefore
+    the methods of a tuple and say nothing about time. Networks take the index t - 1.
 
     Attributes:
       log_snr: float32 [T+1], strictly decreasing, ``log_snr[0] = inf``.
@@ -42,6 +46,11 @@ class Schedule(NamedTuple):
         return self.log_snr.shape[0] - 1
 
     @property
+    def dtype(self) -> np.dtype:
+        """The type of all results: float32, unless the table was made with another one."""
+        return jnp.asarray(self.log_snr).dtype
+
+    @property
     def alpha_bar(self) -> jax.Array:
         """Product of (1 - beta) up to t, float32 [T+1]; 1 at t = 0."""
         return jax.nn.sigmoid(self.log_snr)
@@ -49,21 +58,15 @@ class Schedule(NamedTuple):
     def log_snr_at(self, t: ArrayLike, ndim: int = 0) -> jax.Array:
         """log_snr at t, with trailing axes of length 1 up to rank ``ndim``.
 
-        A Python or NumPy t outside 0..T raises a ValueError; a traced one yields
-        NaN (plain indexing would wrap or clamp it silently).
+        A t outside 0..T, or one that is no whole number, raises a ValueError; a traced one
+        outside yields NaN (plain indexing would wrap or clamp it silently).
         """
-        if isinstance(t, (int, np.integer, np.ndarray)) and np.size(t):
-            low, high = np.min(t), np.max(t)
-            if low < 0 or high > self.num_steps:
-                raise ValueError(
-                    f"t must lie in 0..{self.num_steps} for this schedule, got {low}..{high}"
-                )
+        checks.times(t, self.num_steps)
+        known = checks.concrete(t) is not None
         t = jnp.asarray(t)
-        value = (
-            jnp.asarray(self.log_snr)
-            .at[t]
-            .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        )
+        value = jnp.asarray(self.log_snr).at[t].get(mode="clip", wrap_negative_indices=False)
+        if not known:
+            value = nan_unless((t >= 0) & (t <= self.num_steps), value)
         return value.reshape(t.shape + (1,) * (ndim - t.ndim)) if t.ndim else value
 
     def scales(self, t: ArrayLike, ndim: int = 0) -> tuple[jax.Array, jax.Array]:
@@ -75,7 +78,7 @@ class Schedule(NamedTuple):
         Returns:
           alpha_t and sigma_t, float32, scalar for a scalar t, else [b, 1, ..] of rank ndim.
         Raises:
-          ValueError: when t is a Python or NumPy number outside 0..T.
+          ValueError: when t lies outside 0..T and is not traced.
         Example:
           >>> import numpy as np
           >>> alpha, sigma = linear(1000).scales(np.array([0, 1000]), ndim=4)
@@ -170,7 +173,8 @@ def linear(num_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float =
       >>> float(linear().alpha_bar[-1]) < 1e-4
       True
     """
-    return from_betas(np.linspace(beta_start, beta_end, whole_number(num_steps, "num_steps")))
+    first, last = float(beta_start), float(beta_end)  # a float32 would make the line float32
+    return from_betas(np.linspace(first, last, whole_number(num_steps, "num_steps")))
 
 
 def quadratic(
@@ -178,7 +182,8 @@ def quadratic(
 ) -> Schedule:
     """Betas with linearly spaced square roots ("quad" in the official DDIM code)."""
     steps = whole_number(num_steps, "num_steps")
-    return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, steps) ** 2)
+    first, last = float(beta_start), float(beta_end)
+    return from_betas(np.linspace(first**0.5, last**0.5, steps) ** 2)
 
 
 def scaled_linear(
@@ -209,7 +214,8 @@ def jsd(num_steps: int = 1000) -> Schedule:
 def sigmoid(num_steps: int = 1000, *, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
     """Betas on a logistic curve over [-6, 6] ("sigmoid" in the official DDIM code)."""
     curve = 1 / (1 + np.exp(-np.linspace(-6, 6, whole_number(num_steps, "num_steps"))))
-    return from_betas(curve * (beta_end - beta_start) + beta_start)
+    first, last = float(beta_start), float(beta_end)
+    return from_betas(curve * (last - first) + first)
 
 
 def cosine(num_steps: int = 1000, *, offset: float = 0.008) -> Schedule:
@@ -221,6 +227,7 @@ def cosine(num_steps: int = 1000, *, offset: float = 0.008) -> Schedule:
       >>> round(float(cosine().alpha_bar[500]), 2)
       0.49
     """
+    offset = float(offset)
     return from_alpha_bar(lambda u: np.cos((u + offset) / (1 + offset) * np.pi / 2) ** 2, num_steps)
 
 
@@ -241,9 +248,10 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
       >>> float(zero_terminal_snr(linear()).log_snr[-1])
       -inf
     """
+    checks.schedule(schedule)
     if schedule.num_steps < 2:
         raise ValueError("zero_terminal_snr needs a schedule with at least 2 steps")
-    log_snr = np.asarray(schedule.log_snr[1:], np.float64)
+    log_snr = np.asarray(schedule.log_snr, np.float64)[1:]
     alpha = np.sqrt(1 / (1 + np.exp(-np.maximum(log_snr, -700.0))))
     alpha_T = 0.0 if log_snr[-1] == -np.inf else alpha[-1]
     alpha = (alpha - alpha_T) * (alpha[0] / (alpha[0] - alpha_T))

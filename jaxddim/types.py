@@ -55,5 +55,9 @@ class Trajectory(NamedTuple):
     t: jax.Array
 
 
+NetworkFn = Callable[[jax.Array, jax.Array], jax.Array]
+"""``network(x, index) -> output``: x is [b, *d], index is t - 1 as int32 [b], the output has the
+shape of x. Parameters, labels and guidance are closed over."""
+
 DenoiseFn = Callable[[jax.Array, jax.Array], Prediction]
 """``denoise_fn(x, t) -> Prediction``: x is [b, *d], t is int32, scalar or [b], in 0..T."""

@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).parent.parent
 PHOTOGRAPHS = REPOSITORY.parent / "shared" / "data" / "cars32_photos.tar"
 STEPS = 20
 NETWORK = ["--config=tiny", "--data.image-size=8", "--model.channels=4", "--model.groups=2"]
-NETWORK += ["--model.multipliers", "1", "--diffusion.kind", "v"]
+NETWORK += ["--model.multipliers", "1"]
 SMALL = [
     "--model.name",
     "simple_unet",
@@ -63,6 +63,11 @@ def command(name: str, *flags: Any) -> Finished:
         except SystemExit as stop:
             code = stop.code or 0
     return Finished(code, " ".join(out.getvalue().split()), err.getvalue())
+
+
+def complaints(err: str) -> list[str]:
+    """The lines on stderr other than those that say what is being done, which end in " ..."."""
+    return [line for line in err.splitlines() if not line.endswith(" ...")]
 
 
 def environment(root: Path) -> dict[str, str]:

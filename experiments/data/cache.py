@@ -7,17 +7,17 @@ Every source is decoded and resized once. The cache is a folder
 written under another name and renamed when complete, so that a killed run leaves
 no partial cache. The pictures are stored in one fixed pseudo-random order, so any
 slice of the memory-mapped file, such as the first n or the last n, is a fair sample.
+An entry that is damaged is made again.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import shutil
-import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,14 +25,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data.decoding import Decoded, Pictures, decode
+from experiments.data.decoding import Decoded, Pictures, decode, without_warnings
 from experiments.terminal.errors import UserError
-from experiments.terminal.texts import listed
+from experiments.terminal.progress import tracked
+from experiments.terminal.texts import brief, listed
 
 ORDER_SEED = 2010_02502
-FORMAT = 1  # part of every key: increment it when decode() or the file format changes
+FORMAT = 1  # part of every key, and so of the noise of the paper's figures
+DECODING = 2  # part of every entry's key: increment it when decode() or the file format changes
 CHUNK = 256
-STALE_SECONDS = 24 * 3600
+PARTIAL = ".partial-"  # how the name of an unfinished entry begins
+STALE_SECONDS = 24 * 3600  # since an unfinished entry was last written to
 
 
 class Cached(NamedTuple):
@@ -43,6 +46,7 @@ class Cached(NamedTuple):
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
     fingerprint: str
+    total: int  # pictures before the limit
 
 
 def key(*parts: object) -> str:
@@ -65,44 +69,95 @@ def cached(
     Raises:
       UserError: when no picture could be decoded, or the cache cannot be written.
     """
-    if not (folder / "about.json").is_file():
-        waiting = pictures()
+    told: tuple[str, ...] = ()
+    if os.path.lexists(folder):
         try:
-            _build(folder, waiting, size, limit)
-        except OSError as error:
+            return _read(folder, size)
+        except PermissionError as error:
             raise UserError(
-                f"cannot write the image cache {folder}: {error.strerror or error}; "
-                "free some space there, or choose another folder with --data.cache-dir"
-            ) from error
+                f"cannot read the image cache {folder}: {error.strerror}; change its permissions, "
+                "or choose another folder with --data.cache-dir"
+            ) from None
+        except Exception as error:  # damaged files may raise anything
+            told = (f"the image cache {folder} was damaged ({brief(error)}): made again",)
+    waiting = pictures()
+    try:
+        _build(folder, waiting, size, limit)
+        found = _read(folder, size)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the image cache {folder}: {error.strerror or error}; "
+            "free some space there, or choose another folder with --data.cache-dir"
+        ) from error
+    return found._replace(notes=(*told, *found.notes))
+
+
+def _read(folder: Path, size: int) -> Cached:
+    """The entry in `folder`.
+
+    Raises:
+      Exception: of any kind, when the entry is not complete.
+    """
     about = json.loads((folder / "about.json").read_text())
     labels = np.load(folder / "labels.npy")
-    images = np.load(folder / "images.npy", mmap_mode="r")[: len(labels)]
-    return Cached(
-        images, labels, tuple(about["class_names"]), tuple(about["notes"]), about["fingerprint"]
-    )
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    num = about["num_images"]
+    if labels.dtype != np.int32 or labels.shape != (num,):
+        raise ValueError(f"labels.npy: {labels.dtype} {labels.shape}, expected int32 ({num},)")
+    if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or len(images) < num:
+        raise ValueError(f"images.npy: {images.dtype} {images.shape}, expected {num} images")
+    classes, notes = tuple(about["class_names"]), tuple(about["notes"])
+    return Cached(images[:num], labels, classes, notes, about["fingerprint"], about["total"])
 
 
 def _build(folder: Path, pictures: Pictures, size: int, limit: int | None) -> None:
-    """Decode into a temporary folder next to `folder`, then rename it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder.parent)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
-    try:
-        _fill(partial, pictures, size, limit)
+    """Decode into a temporary folder next to `folder`, then rename it.
+
+    If another process removes the temporary folder meanwhile, start again, once.
+    """
+    for again in (True, False):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        sweep(folder.parent)
+        partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder.parent))
         try:
-            partial.rename(folder)
-        except OSError:
-            if not (folder / "about.json").is_file():  # else another run was faster: use its cache
+            _fill(partial, pictures, size, limit)
+            _put(partial, folder, size)
+            return
+        except FileNotFoundError:
+            if partial.exists():
                 raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sweep(parent: Path) -> None:
-    """Remove what killed runs left behind more than a day ago."""
-    for partial in parent.glob(".partial-*"):
-        if time.time() - partial.stat().st_mtime > STALE_SECONDS:
+            if not again:
+                raise UserError(
+                    f"{partial} was removed while pictures were written to it: let no other "
+                    "process clean that folder, or choose another one with --data.cache-dir"
+                ) from None
+        finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put(partial: Path, folder: Path, size: int) -> None:
+    """Rename a finished entry; what is in its place stays if it is usable, and else goes."""
+    try:
+        partial.rename(folder)
+        return
+    except OSError:
+        with contextlib.suppress(Exception):
+            _read(folder, size)  # another process was faster
+            return
+    aside = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder.parent))
+    try:
+        folder.rename(aside / "damaged")
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep(parent: Path) -> None:
+    """Remove what killed runs left behind more than a day ago."""
+    for partial in parent.glob(f"{PARTIAL}*"):
+        with contextlib.suppress(OSError):  # another process was faster
+            if time.time() - partial.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def _fill(folder: Path, pictures: Pictures, size: int, limit: int | None) -> None:
@@ -119,9 +174,11 @@ def _fill(folder: Path, pictures: Pictures, size: int, limit: int | None) -> Non
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         end = file.tell() + math.prod(shape)
-        for position, (decoded, label) in _decode_all(pictures, order, size):
+        for count, (position, (decoded, label)) in enumerate(_decode_all(pictures, order, size)):
             if len(labels) == room:
                 break
+            if count % CHUNK == 0:
+                os.utime(folder)  # so that no other process takes it for abandoned
             if decoded.remark:
                 told = skipped if decoded.image is None else converted
                 told.append(f"{pictures.names[position]} ({decoded.remark})")
@@ -136,34 +193,27 @@ def _fill(folder: Path, pictures: Pictures, size: int, limit: int | None) -> Non
         raise UserError(f"no usable image: {summary}; give a folder of JPEG or PNG pictures")
     np.save(folder / "labels.npy", np.array(labels, np.int32))
     about = {
+        "num_images": len(labels),
         "class_names": pictures.class_names,
         "notes": [summary] if summary else [],
         "fingerprint": digest.hexdigest(),
+        "total": len(order),
     }
     (folder / "about.json").write_text(json.dumps(about))
 
 
 def _decode_all(pictures: Pictures, order: np.ndarray, size: int):
     """Yield (position, (Decoded, label)) in the given order, decoding in threads."""
-    from tqdm import tqdm
 
     def one(position: int) -> tuple[Decoded, int]:
         file, label = pictures.read(position)
         return decode(file, size), label
 
-    every = 0.5 if sys.stderr.isatty() else 15.0
-    bar = tqdm(total=len(order), desc="reading images", unit="img", delay=1, mininterval=every)
-    # Pillow releases the GIL while it decodes, so threads are enough. The warning filters are
-    # set here because they are per process, not per thread.
-    with bar, warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        from PIL import Image
-
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-        for start in range(0, len(order), CHUNK):
+    # Pillow releases the GIL while it decodes, so threads are enough.
+    with without_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in tracked(range(0, len(order), CHUNK), "reading images", wait=True):
             chunk = order[start : start + CHUNK].tolist()
             yield from zip(chunk, pool.map(one, chunk), strict=True)
-            bar.update(len(chunk))
 
 
 def summarise(converted: Sequence[str], skipped: Sequence[str]) -> str:

@@ -5,23 +5,24 @@ rendered cars, which need no download. `auto` uses Stanford Cars if they are on 
 machine, else rendered cars, and says so.
 """
 
+import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from experiments.data import cache, decoding
+from experiments.cars import VERSION
+from experiments.data import cache, contents, decoding
 from experiments.data.sources import cifar10, folder, prepared, stanford_cars
+from experiments.terminal import texts
 from experiments.terminal.errors import UserError
-from experiments.terminal.files import default_cache_dir
+from experiments.terminal.files import cache_dir
 from experiments.terminal.texts import brief
 
 if TYPE_CHECKING:
     from jaxddim.runs.config import DataConfig
 
 DEFAULT_RENDERED = 4096
-DRAWING = ("designs", "shapes", "canvas", "drawing")
 BANNER = (
     "Stanford Cars are not on this machine: training on rendered cars instead. To get the real "
     "ones: put their files into a folder DIR, run `python -m experiments.prepare --source cars196 "
@@ -37,15 +38,18 @@ class Dataset(NamedTuple):
     source: str  # "cars196" | "cifar10" | "folder" | "rendered"
     notes: tuple[str, ...]  # messages for the user
     fingerprint: str  # sha256 over the cached images
+    names: tuple[str, ...] = ()  # files that they were read from, for source "folder"
+    total: int = 0  # images that the source offers, before num_images
 
 
-def load(config: "DataConfig") -> Dataset:
+def load(config: "DataConfig", names: tuple[str, ...] = ()) -> Dataset:
     """The images that a configuration selects, decoded and resized once and then cached.
 
     The images come in one fixed pseudo-random order, see `cache`.
 
     Args:
       config: source, path, image_size, num_images, classes, data_dir, cache_dir.
+      names: of a folder use only these files, those of an earlier call; all if empty.
     Returns:
       The dataset; `notes` holds messages for the user.
     Raises:
@@ -55,18 +59,24 @@ def load(config: "DataConfig") -> Dataset:
         raise UserError(f"--data.image-size {config.image_size}: must be at least 1")
     if config.num_images is not None and config.num_images < 1:
         raise UserError(f"--data.num-images {config.num_images}: must be at least 1")
+    config = dataclasses.replace(
+        config, data_dir=str(prepared.place(config.data_dir, config.cache_dir))
+    )
     source = config.source if config.source != "auto" else _choose(config)
     loaders = {
         "cars196": partial(_load_prepared, source="cars196", module=stanford_cars),
         "cifar10": partial(_load_prepared, source="cifar10", module=cifar10),
-        "folder": _load_folder,
+        "folder": partial(_load_folder, names=names),
         "rendered": _load_rendered,
     }
-    cached, notes = loaders[source](config)
+    cached, notes, *used = loaders[source](config)
     if source == "rendered" and config.source == "auto":
         notes = (BANNER, *notes)
     notes = notes + cached.notes
-    return Dataset(cached.images, cached.labels, source, notes, cached.fingerprint)
+    files = used[0] if used else ()
+    return Dataset(
+        cached.images, cached.labels, source, notes, cached.fingerprint, files, cached.total
+    )
 
 
 def _choose(config: "DataConfig") -> str:
@@ -75,8 +85,8 @@ def _choose(config: "DataConfig") -> str:
         return "cars196"
     if config.path is not None:
         raise UserError(
-            f"{config.path} holds no Stanford Cars in a known layout; to train on the images "
-            f"in it, add --data.source folder"
+            f"--data.path {config.path} holds no Stanford Cars in a known layout; to train on the "
+            "images in it, add --data.source folder"
         )
     return "rendered"
 
@@ -87,51 +97,68 @@ def _load_prepared(
     dataset, notes = module.ensure(config.path, config.data_dir)
 
     def pictures() -> decoding.Pictures:
-        return prepared.pictures(module.builder(config.data_dir))
+        with prepared.readable(dataset):
+            return prepared.pictures(module.builder(config.data_dir))
 
-    return _cached(config, source, (prepared.stamp(dataset),), pictures), notes
+    return _cached(config, source, _content(config, folder.scan(dataset)), pictures), notes
 
 
-def _load_folder(config: "DataConfig") -> tuple[cache.Cached, tuple[str, ...]]:
+def _load_folder(
+    config: "DataConfig", names: tuple[str, ...]
+) -> tuple[cache.Cached, tuple[str, ...], tuple[str, ...]]:
     if config.path is None:
         raise UserError("--data.source folder needs --data.path, the folder of images")
     listing = folder.scan(config.path)
-    parts = (listing.names, listing.stamps)
-    return _cached(config, "folder", parts, lambda: folder.pictures(listing)), ()
+    now = len(listing.names)
+    listing = folder.only(listing, names) if names else listing
+    notes = (folder.runs_note(listing.runs),) if listing.runs else ()
+    if now > len(listing.names):
+        notes += (f"{listing.root} holds {now:,} files now: used are the run's {len(names):,}",)
+    parts = _content(config, listing)
+    cached = _cached(config, "folder", parts, lambda: folder.pictures(listing))
+    return cached, notes, listing.names
+
+
+def _content(config: "DataConfig", listing: folder.Listing) -> tuple:
+    """What tells files apart: their names and contents, wherever they are."""
+    cache_folder = cache_dir(config.cache_dir)
+    read = contents.digest(listing.root, listing.names, listing.stamps, cache_folder)
+    return listing.names, read
 
 
 def _load_rendered(config: "DataConfig") -> tuple[cache.Cached, tuple[str, ...]]:
     if config.path is not None:
         raise UserError("--data.source rendered draws its images: leave out --data.path")
     number = config.num_images or DEFAULT_RENDERED
-    # The source text is the version of the drawing; importing it would take half a second.
-    files = [Path(__file__).parent / "sources" / "rendered.py"]
-    files += [files[0].parents[2] / "cars" / f"{name}.py" for name in DRAWING]
-    drawing = b"".join(file.read_bytes() for file in files)
+    notes: list[str] = []
 
     def pictures() -> decoding.Pictures:
         from experiments.data.sources import rendered
 
         root = prepared.data_root(config.data_dir)
         try:
-            drawn = rendered.prepare(config.image_size, number, seed=0, data_dir=str(root))
+            found, note = rendered.pictures(config.image_size, number, data_dir=str(root))
         except OSError as error:
             raise UserError(
                 f"cannot write rendered cars to {root}: {brief(error)}; free some space there, or "
                 "choose another folder with --data.data-dir"
             ) from error
-        return prepared.pictures(drawn)
+        notes.extend(note)
+        return found
 
-    return _cached(config, "rendered", (drawing, number), pictures), ()
+    return _cached(config, "rendered", (VERSION, number), pictures), tuple(notes)
 
 
 def _cached(config: "DataConfig", source: str, parts: tuple, pictures) -> cache.Cached:
     """The cache of a source for this size, class filter and number of images."""
     size, classes, number = config.image_size, tuple(config.classes), config.num_images
-    root = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
-    name = f"{source}-{size}-{cache.key(source, size, classes, number, *parts)}"
+    key = cache.key(cache.DECODING, source, size, classes, number, *parts)
+    name = f"{source}-{size}-{key}"
     return cache.cached(
-        root / name, lambda: decoding.choose(pictures(), classes), size, limit=number
+        cache_dir(config.cache_dir) / name,
+        lambda: decoding.choose(pictures(), classes),
+        size,
+        limit=number,
     )
 
 
@@ -153,7 +180,9 @@ def split(dataset: Dataset, holdout: int) -> tuple[Dataset, Dataset]:
     if holdout < 1:
         raise UserError(f"--data.holdout {holdout}: must be at least 1")
     if count < 2:
-        raise UserError(f"{count} usable image: need one to train on and one to hold out")
+        raise UserError(
+            f"{texts.count(count, 'usable image')}: need one to train on and one to hold out"
+        )
     cut = count - min(holdout, max(count // 10, 1))
     return _part(dataset, slice(None, cut)), _part(dataset, slice(cut, None))
 

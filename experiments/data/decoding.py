@@ -1,16 +1,22 @@
 """Pictures to be decoded, and decoding: one encoded picture -> uint8 [size, size, 3]."""
 
+import contextlib
 import difflib
-from collections.abc import Callable, Sequence
+import functools
+import io
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from experiments.data import metadata
 from experiments.terminal.errors import UserError
 from experiments.terminal.texts import brief
 
 SMALLEST_SIDE = 4  # pixels; smaller pictures are skipped
+NOT_AN_IMAGE = "not an image"
 
 
 class Pictures(NamedTuple):
@@ -29,7 +35,21 @@ class Decoded(NamedTuple):
     remark: str = ""  # what had to be converted, or the reason for skipping
 
 
-def decode(file: Path | BinaryIO, size: int) -> Decoded:
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Silences Pillow's warnings, and makes too many pixels an error.
+
+    Filters of warnings are per process, not per thread, so this goes around all threads.
+    """
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+        yield
+
+
+def decode(file: Path | BinaryIO, size: int | None) -> Decoded:
     """One encoded picture as upright RGB, resized to a square of `size` pixels.
 
     As in the seed, the whole picture is kept, but not its aspect ratio. Resizing is
@@ -38,36 +58,85 @@ def decode(file: Path | BinaryIO, size: int) -> Decoded:
 
     Args:
       file: a path, or an open binary file.
-      size: side of the result in pixels.
+      size: side of the result in pixels; None leaves the picture as large as it is.
     Returns:
       The image with a remark on what was converted, or no image and the reason.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(file) as image:
-            if min(image.size) < SMALLEST_SIDE:
-                return Decoded(None, f"{image.size[0]}x{image.size[1]} pixels")
-            remark = _remark(image)
-            image.draft(None, (2 * size, 2 * size))
-            image.load()
-            turned = ImageOps.exif_transpose(image)
-            rgb = _to_rgb(turned).resize((size, size), Image.Resampling.LANCZOS)
-        return Decoded(np.asarray(rgb), remark)
+        return opened(file, functools.partial(_decode, size=size))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return Decoded(None, "too many pixels")
     except UnidentifiedImageError:
-        return Decoded(None, "not an image")
+        return Decoded(None, NOT_AN_IMAGE)
     except PermissionError:
         return Decoded(None, "no permission to read it")
     except Exception as error:  # decoders may raise anything on damaged files
         return Decoded(None, f"damaged: {brief(error)}")
 
 
+def opened(file: Path | BinaryIO, use: Callable[[Any], Any]) -> Any:
+    """``use(image)`` for a picture, which must read all that it needs of it.
+
+    If that fails, it is tried again without the picture's texts, profiles and other metadata that
+    pixels do not depend on, and then without EXIF too.
+
+    Raises:
+      Exception: of the first try, of any kind, when no try succeeds.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            return use(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, PermissionError):
+        raise
+    except Exception as error:  # decoders may raise anything on damaged files
+        for bare in metadata.without(file):
+            with contextlib.suppress(Exception), Image.open(io.BytesIO(bare)) as image:
+                return use(image)
+        raise error
+
+
+def _decode(image: Any, size: int | None) -> Decoded:
+    from PIL import Image
+
+    if size is not None and min(image.size) < SMALLEST_SIDE:
+        return Decoded(None, f"{image.size[0]}x{image.size[1]} pixels")
+    remark = "rotated by EXIF" if _turn(image) else _remark(image)
+    if size is not None:
+        image.draft(None, (2 * size, 2 * size))
+    image.load()
+    turn = _turn(image)  # only now: TIFF turns itself while it is loaded
+    upright = image if turn is None else image.transpose(turn)
+    rgb = _to_rgb(upright)
+    if size is not None:
+        rgb = rgb.resize((size, size), Image.Resampling.LANCZOS)
+    return Decoded(np.asarray(rgb), remark)
+
+
+def _turn(image: Any) -> Any:
+    """The transposition that EXIF asks for, None if there is none or EXIF is damaged."""
+    from PIL.Image import Transpose
+
+    turns = (
+        Transpose.FLIP_LEFT_RIGHT,
+        Transpose.ROTATE_180,
+        Transpose.FLIP_TOP_BOTTOM,
+        Transpose.TRANSPOSE,
+        Transpose.ROTATE_270,
+        Transpose.TRANSVERSE,
+        Transpose.ROTATE_90,
+    )
+    try:
+        return dict(enumerate(turns, 2)).get(image.getexif().get(0x0112, 1))
+    except Exception:  # the reader raises many kinds of errors
+        return None
+
+
 def _remark(image: Any) -> str:
     """The conversion that this picture needs, for the summary."""
-    if image.getexif().get(0x0112, 1) not in (0, 1):
-        return "rotated by EXIF"
     if image.has_transparency_data:
         return "transparent"
     return "" if image.mode == "RGB" else {"L": "grey", "P": "palette"}.get(image.mode, image.mode)
@@ -77,12 +146,17 @@ def _to_rgb(image: Any) -> Any:
     """Any Pillow mode to RGB: transparency over white, high-bit-depth grey to 8 bits."""
     from PIL import Image
 
+    if image.mode[0] in "IF":
+        levels = np.asarray(image)
+        grey = _eight_bits(levels)
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            grey[levels == clear] = 255  # a PNG may have one transparent level
+        image = Image.fromarray(grey)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    if image.mode[0] in "IF":
-        image = Image.fromarray(_eight_bits(np.asarray(image)))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

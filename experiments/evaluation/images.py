@@ -1,13 +1,13 @@
 """Loading a run's own images."""
 
 import dataclasses
+import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from experiments.data import dataset as datasets
 from experiments.evaluation.references import Splits
-from experiments.terminal.files import default_cache_dir
+from experiments.terminal.files import absolute, cache_dir
 from jaxddim.runs import record
 
 
@@ -23,6 +23,11 @@ class Places:
     """Cache folder of resized images and their features."""
 
 
+def absolute_places(places: Places) -> dict[str, str | None]:
+    """The places as a record keeps them."""
+    return {name: absolute(path) for name, path in dataclasses.asdict(places).items()}
+
+
 def splits(workdir: str, places: Places = Places()) -> Splits:
     """Loads the images that a run was trained and validated on.
 
@@ -34,9 +39,12 @@ def splits(workdir: str, places: Places = Places()) -> Splits:
     """
     given: dict[str, Any] = {k: v for k, v in dataclasses.asdict(places).items() if v is not None}
     config = dataclasses.replace(record.load(workdir).data, **given)
-    dataset = datasets.load(config)
-    record.check_images(workdir, dataset.fingerprint, record.read(workdir) or {})
+    dataset = datasets.load(config, record.read_names(workdir))
+    found = record.read(workdir) or {}
+    record.check_images(workdir, dataset.fingerprint, len(dataset.images), found)
+    for note in dataset.notes:
+        if note not in found["data"].get("notes", ()):  # training has said these
+            print(f"note: {note}", file=sys.stderr)
     train, holdout = datasets.split(dataset, config.holdout)
     by_name = {"train": train.images, "holdout": holdout.images, "all": dataset.images}
-    root = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
-    return Splits(dataset.source, by_name, root / "features")
+    return Splits(dataset.source, by_name, cache_dir(config.cache_dir) / "features")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.terminal.progress import tracked
 from experiments.trainer import validation
 from jaxddim.runs.trained import Trained
 
@@ -43,7 +44,7 @@ def loss_per_level(run: Trained, images: np.ndarray, *, count: int = 21) -> list
     eps, n = validation.fixed_noise(images), len(images)
     times = np.unique(np.linspace(1, run.schedule.num_steps, count).round().astype(np.int32))
     levels = []
-    for t in times:
+    for t in tracked(list(times), "validation loss", "noise level", compiles=True):
         values = losses(run.variables, images, np.full(n, t, np.int32), eps).astype(np.float64)
         error = values.std(ddof=1) / n**0.5 if n > 1 else 0.0
         log_snr = float(run.schedule.log_snr[t])

@@ -13,7 +13,8 @@ import numpy as np
 
 import jaxddim
 from experiments.terminal.progress import tracked
-from jaxddim import likelihood
+from jaxddim import checks, likelihood
+from jaxddim.conditioning import fraction_of
 from jaxddim.runs.drawing import chunk_size
 from jaxddim.runs.trained import Trained
 
@@ -67,20 +68,27 @@ def bound(run: Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
 def ode(run: Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
     """Bits per dimension from the density along DDIM's ODE, on a quadratic grid.
 
+    The grid ends where the network still determines x_0 (`jaxddim.safe_fraction`), or later where S
+    times do not fit below.
+
     Args:
       run, images, seed: as for `bound`.
     Returns:
-      Mean and standard error over the images. x_0 is not clipped.
+      Mean and standard error over the images, and the largest time. x_0 is not clipped.
     """
-    steps = min(ODE_STEPS, run.schedule.num_steps)
-    grid = jaxddim.timesteps(run.schedule.num_steps, steps, spacing="quadratic")
+    T = run.schedule.num_steps
+    steps = min(ODE_STEPS, T)
+    known = fraction_of(run.denoiser(run.variables, clip_x0=False), run.schedule)
+    fraction = max(known, steps / T)
+    grid = jaxddim.timesteps(T, steps, spacing="quadratic", fraction=fraction)
 
     def of_chunk(variables: Any, key: jax.Array, x0: jax.Array, first: jax.Array) -> Any:
         denoise_fn = run.denoiser(variables, clip_x0=False)
         args = key, denoise_fn, run.schedule, grid, x0
         return {"value": likelihood.ode_bits_per_dim(*args, first_index=first)}
 
-    about = {"S": steps, "spacing": "quadratic", "clipped": False}
+    end = {"t": int(grid[0]), "T": T}
+    about = {"S": steps, "spacing": "quadratic", "grid_end": end, "clipped": False}
     return {"ODE, bits per dimension": _measured(run, images, seed, of_chunk) | about}
 
 
@@ -88,9 +96,9 @@ def _measured(run: Trained, images: np.ndarray, seed: int, of_chunk: ChunkFn) ->
     """Means over the first images, computed in chunks of one size; the last chunk is padded."""
     n, chunk = min(IMAGES, len(images)), chunk_size(run)
     compiled, parts = jaxddim.compiled(of_chunk), []
-    for start in tracked(range(0, n, chunk), "bits per dimension"):
+    for start in tracked(range(0, n, chunk), "bits per dimension", compiles=True):
         x0 = images[np.arange(start, start + chunk) % n].astype(np.float32) / 127.5 - 1
-        found = compiled(run.variables, jax.random.key(seed), x0, np.int32(start))
+        found = compiled(run.variables, checks.new_key(seed), x0, np.int32(start))
         parts.append({k: np.asarray(v, np.float64)[: n - start] for k, v in found.items()})
     terms = {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
     error = float(terms["value"].std(ddof=1) / n**0.5) if n > 1 else 0.0

@@ -16,6 +16,7 @@ import numpy as np
 from experiments.evaluation import kid, levels, likelihoods, manifolds, pictures, references
 from experiments.evaluation.features import networks
 from experiments.evaluation.frechet import Statistics, frechet, statistics
+from experiments.terminal.progress import stage
 from jaxddim.runs.trained import Trained
 
 NEIGHBOURS = 5
@@ -148,10 +149,11 @@ def neighbours_metric(subject: Subject) -> dict[str, Any]:
     found = manifolds.nearest(subject.features, training, k)
     real = manifolds.nearest(subject.reference("holdout").features, training, 1)
     label = subject.network.label("distance to the nearest training image")
-    picture = subject.file("neighbours")
-    shown = pictures.save_neighbours(picture, subject.samples, images, found)
     ours, theirs = found.distances[:, 0], real.distances[:, 0]
-    pictures.save_histogram(subject.file("distances"), ours, theirs, label)
+    with stage("drawing the pictures"):
+        picture = subject.file("neighbours")
+        shown = pictures.save_neighbours(picture, subject.samples, images, found)
+        pictures.save_histogram(subject.file("distances"), ours, theirs, label)
     return {
         label: {
             "quantiles": list(QUANTILES),
@@ -192,11 +194,13 @@ class Metric(NamedTuple):
       measure: ``measure(subject)`` returns named results for the record.
       features: whether it needs the feature network.
       default: whether it is measured by default.
+      steps: the smallest T of a run that it can be measured for.
     """
 
     measure: Callable[[Subject], dict[str, Any]]
     features: bool = True
     default: bool = True
+    steps: int = 1
 
 
 METRICS: dict[str, Metric] = {
@@ -205,8 +209,8 @@ METRICS: dict[str, Metric] = {
     "precision_recall": Metric(precision_recall_metric),
     "neighbours": Metric(neighbours_metric),
     "validation_loss": Metric(validation_loss_metric, features=False),
-    "variational_bound": Metric(bound_metric, features=False, default=False),
-    "ode_likelihood": Metric(ode_metric, features=False, default=False),
+    "variational_bound": Metric(bound_metric, features=False, default=False, steps=2),
+    "ode_likelihood": Metric(ode_metric, features=False, default=False, steps=2),
 }
 """Every metric, in the order of the record."""
 DEFAULT = tuple(name for name, metric in METRICS.items() if metric.default)

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from experiments.evaluation.manifolds import Neighbours
-from experiments.terminal.pictures import grid, save_png
+from experiments.terminal.files import replace
+from experiments.terminal.pictures import grid, save_png, zoom
 
 ROWS = 10
 SAMPLES, REAL = "#c2410c", "#5b7fa6"
@@ -30,8 +31,7 @@ def save_neighbours(
     indices = found.indices[shown]
     right = grid(training[indices.ravel()], indices.shape[1])
     gap = np.full((len(left), samples.shape[2] // 2, 3), 255, np.uint8)
-    zoom = max(1, 96 // samples.shape[1])
-    save_png(path, np.concatenate([left, gap, right], 1), zoom)
+    save_png(path, np.concatenate([left, gap, right], 1), zoom(samples.shape[1]))
     return shown.tolist()
 
 
@@ -62,5 +62,4 @@ def save_histogram(path: Path, samples: np.ndarray, held_out: np.ndarray, axis_l
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     FigureCanvasAgg(figure)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    replace(path, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -8,6 +8,7 @@ also stores the recipe, which is compared on reading, so a file is never mistake
 import contextlib
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from experiments.data import cache
 from experiments.evaluation import frechet
 from experiments.evaluation.features import networks
 from experiments.terminal.files import save_arrays
+from experiments.terminal.texts import brief
 
 FORMAT = 1  # part of every recipe: raise it when features of the same images change
 CHUNK = 4096
@@ -75,7 +77,7 @@ def reference(network: networks.FeatureNetwork, found: Splits, split: str) -> Re
     what = f"features of {found.source} ({split})"
     features = networks.features(network, images, what=what)
     measured = frechet.statistics(features)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # then they are computed each time
         save_arrays(
             found.cache / name,
             features=features,
@@ -88,14 +90,24 @@ def reference(network: networks.FeatureNetwork, found: Splits, split: str) -> Re
 
 
 def _read(path: Path, recipe: dict[str, Any]) -> Reference | None:
-    """The cached reference; None if it is missing, damaged or of another recipe."""
+    """The cached reference; None if it is missing, damaged (which is said) or of another recipe."""
+    if not path.exists():
+        return None
     try:
         with path.open("rb") as file, np.load(file) as kept:
             if json.loads(str(kept["recipe"])) != recipe:
                 return None
             measured = frechet.Statistics(int(kept["count"]), kept["mean"], kept["scatter"])
-            return Reference(kept["features"], measured, recipe)
-    except Exception:  # a truncated file may raise anything
+            features = kept["features"]
+            dims = features.shape[1:]
+            shapes = {"features": features, "mean": measured.mean, "scatter": measured.scatter}
+            expected = {"features": (recipe["num"], *dims), "mean": dims, "scatter": dims * 2}
+            for what, array in shapes.items():
+                if array.shape != expected[what]:
+                    raise ValueError(f"{what} {array.shape}, expected {expected[what]}")
+            return Reference(features, measured, recipe)
+    except Exception as error:  # damaged files may raise anything
+        print(f"note: {path} was damaged ({brief(error)}): computed again", file=sys.stderr)
         return None
 
 

@@ -77,6 +77,7 @@ def mmd2(x: np.ndarray, y: np.ndarray) -> float:
 
 def _kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
     """sum_{i, j} k(x_i, y_j): each row in float32, their sum in float64."""
+    x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
     return float(np.sum(np.asarray(_rows(x, y)), dtype=np.float64))
 
 

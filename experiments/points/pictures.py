@@ -68,7 +68,7 @@ def draw_all(
 def forward(data: jax.Array, key: jax.Array) -> Figure:
     """q(x_t) in ten panels, from data to noise; each point keeps its noise."""
     times = np.round(np.linspace(0, NUM_STEPS, PANELS)).astype(int)
-    eps = jax.random.normal(key, data.shape)
+    eps = jax.random.normal(key, data.shape, jnp.float32)
     clouds = np.stack([jaxddim.q_sample(schedule(), data, int(t), eps) for t in times])
     title = "Forward: $q(x_t)$, from data to noise"
     return strip(title, times, clouds, roll.nearest_theta(data))

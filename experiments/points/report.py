@@ -78,7 +78,7 @@ def reading(found: Mapping[Cell, Any], floor: Mapping[str, Any]) -> list[str]:
     values = {cell: np.array(row["sliced_w2"]["values"]) for cell, row in found.items()}
     pairs = [(cell, (*cell[:2], "raw")) for cell in found if cell[2] == "ema"]
     ratio = np.mean([sw2[ema] / sw2[raw] for ema, raw in pairs])
-    smaller = sum(sw2[ema] <= sw2[raw] for ema, raw in pairs)
+    smaller = sum(sw2[ema] < sw2[raw] for ema, raw in pairs)
     gaps = [mean_and_error(values[ema] - values[raw]) for ema, raw in pairs]  # per network
     worse = sum(gap > 2 * error for gap, error in gaps)
     lines = [

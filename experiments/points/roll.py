@@ -59,13 +59,13 @@ def swiss_roll(key: jax.Array, num: int) -> jax.Array:
       (5, 2)
     """
     along, across = jax.random.split(key)
-    theta = jax.random.uniform(along, (num,), minval=FIRST, maxval=LAST)
-    return on_the_curve(theta) + 0.02 * jax.random.normal(across, (num, 2))
+    theta = jax.random.uniform(along, (num,), jnp.float32, FIRST, LAST)
+    return on_the_curve(theta) + 0.02 * jax.random.normal(across, (num, 2), jnp.float32)
 
 
 def on_the_curve(theta: ArrayLike) -> jax.Array:
     """The points [.., 2] of the curve at these angles, without noise."""
-    theta = jnp.asarray(theta)
+    theta = jnp.asarray(theta, jnp.float32)
     return theta[..., None] / 10 * jnp.stack([jnp.cos(theta), jnp.sin(theta)], -1)
 
 
@@ -117,7 +117,7 @@ def make_train_step(
       A compiled function. Its input state is donated; metrics are [networks].
     """
     keys = jax.random.split(key, networks)
-    seeds = jax.vmap(jax.random.bits)(keys)
+    seeds = jax.vmap(functools.partial(jax.random.bits, dtype=jnp.uint32))(keys)
     one = functools.partial(
         jaxddim.train_step, apply_fn=MODEL.apply, tx=tx, schedule=schedule(), ema=ema, kind=KIND
     )
@@ -144,7 +144,7 @@ def annealed_langevin(
 ) -> Gaussian:
     """A Langevin step at each time of the grid; the last transition, to s = 0, returns x_0."""
     walk = jaxddim.langevin_step(schedule, x, prediction, t, snr=SNR)
-    clean = Gaussian(prediction.x0, jnp.zeros(()))
+    clean = Gaussian(prediction.x0, jnp.float32(0))
     return jax.tree.map(lambda at_0, before: jnp.where(s == 0, at_0, before), clean, walk)
 
 
@@ -213,7 +213,7 @@ def paths(params: Any, key: jax.Array, method: Method, evaluations: int, num: in
     @jaxddim.compiled
     def follow(params, key, grid):
         start, way = jax.random.split(key)
-        x_T = jax.random.normal(start, (num, 2))
+        x_T = jax.random.normal(start, (num, 2), jnp.float32)
         return jaxddim.integrate(
             way, denoiser(params), schedule(), grid, x_T, step=method.step, keep=grid.size
         )[1]

@@ -61,35 +61,50 @@ def distances(features: np.ndarray) -> dict[str, Any]:
 
 def lines(record: dict[str, Any]) -> list[str]:
     """Figure 5 and its findings, in Markdown."""
-    steps, between = record["steps"], record["between"]
+    steps, distance, between = record["steps"], record["distance"], record["between"]
     told = texts.picture(
         "figure5.png",
         f"Consistency. Each column is one x_T, decoded with eta = 0 and S = {texts.listed(steps)}.",
     )
     if len(steps) == 1:
         return [*told, "With one S there is nothing to compare.", ""]
+    relative = [texts.ratio(mean, between) for mean in distance]
     rows = [
-        [s, f"{texts.number(mean)} ± {texts.number(std)}", f"{mean / between:.2f}", f"{found:.0%}"]
-        for s, mean, std, found in zip(
-            steps, record["distance"], record["std"], record["found"], strict=True
+        [
+            s,
+            f"{texts.number(mean)} ± {texts.number(std)}",
+            texts.shown(part, ".2f"),
+            texts.shown(found, ".0%"),
+        ]
+        for s, mean, std, part, found in zip(
+            steps, distance, record["std"], relative, record["found"], strict=True
         )
     ][:-1]
     head = ["S", f"distance to S = {steps[-1]}", "relative to different x_T", "recognised"]
     told += texts.table(head, rows)
-    falls = (
-        "falls with every increase of"
-        if texts.falling(record["distance"])
-        else "does not fall with"
-    )
+    # the distance of the last S to itself is 0, and says nothing about a trend
+    found = texts.trend(steps[:-1], distance[:-1])
+    sentences = [f"The distance {falls(*found)}."] if found else []
+    if texts.known(relative[0]):
+        it = "it" if found else "the distance"
+        sentences.append(
+            f"At S = {steps[0]} {it} is {relative[0]:.0%} of the distance between different x_T, "
+            f"and {texts.shown(record['found'][0], '.0%')} of the images are recognised."
+        )
     told += [
         f"Distances in {record['network']} features over {record['num']} x_T, mean ± standard "
         f"deviation. At S = {steps[-1]}, images of different x_T are {texts.number(between)} apart "
         f"on average. *Recognised*: the nearest of the {record['num']} images of S = {steps[-1]} "
         "has the same x_T.",
         "",
-        f"The distance {falls} S. At S = {steps[0]} it is {record['distance'][0] / between:.0%} of "
-        f"the distance between different x_T, and {record['found'][0]:.0%} of the images are "
-        "recognised.",
+        " ".join(sentences),
         "",
     ]
     return told
+
+
+def falls(how: str, others: list[str]) -> str:
+    """A trend in words."""
+    if how == "mixed":
+        return f"does not fall {texts.listed(others)}"
+    return "falls with every increase of S" if how == "falls" else "does not fall with S"

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.reproduction import texts
 from experiments.terminal.pictures import grid, save_png
+from experiments.terminal.progress import stage
 
 COLOURS = ("#9a3412", "#ea7a2c", "#e0b33a", "#5b7fa6", "#1f2937")
 MARKERS = "osD^v"
@@ -34,9 +35,10 @@ def figure(path: Path, size: tuple[float, float], panels: int) -> Iterator[list[
 def _save(path: Path, sheet: Any) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(sheet)
-    canvas.draw()
-    save_png(path, np.asarray(canvas.buffer_rgba())[..., :3])
+    with stage(f"drawing {path.name}"):
+        canvas = FigureCanvasAgg(sheet)
+        canvas.draw()
+        save_png(path, np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def number_axis(axis: Any, values: Sequence[int]) -> None:

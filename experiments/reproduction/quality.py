@@ -24,15 +24,15 @@ from jaxddim.runs.drawing import drawn
 STEPS = (10, 20, 50, 100)
 KEPT = 64  # images saved per cell, for pictures
 SHOWN = 3
-OWN_ERROR = (
-    " The error of large steps, which the paper's table shows, is therefore hidden by the "
-    "network's own error."
-)
+UNSEEN = " The error of large steps, which the paper's table shows, is not seen here."
 LABELS = {"fd": "FD", "kid": "KID"}
 
 
-def cell(study: Study, sampler: Sampler, steps: int) -> Result:
-    """Quality of the samples of one sampler; the first of them are under "images"."""
+def cell(study: Study, sampler: Sampler, steps: int, number: str = "") -> Result:
+    """Quality of the samples of one sampler; the first of them are under "images".
+
+    `number` is which cell of how many it is, as in `Study.kept`.
+    """
     real = references.reference(study.network, study.splits, "train")
     config, run, num = study.config(sampler, steps), study.run, study.num
     recipe = {
@@ -46,13 +46,13 @@ def cell(study: Study, sampler: Sampler, steps: int) -> Result:
     }
 
     def compute() -> Result:
-        track = functools.partial(tracked, what="sampling")
+        track = functools.partial(tracked, what="sampling", compiles=True)
         chunks = drawn(config, run, num, study.chunk(num), track=track)
         images = np.concatenate(list(chunks))[:num]
         features = networks.features(study.network, images)
         return Result(distances(features, real, study.seed), {"images": images[:KEPT]})
 
-    return study.kept(f"table1-{sampler.name}-{steps}", recipe, compute)
+    return study.kept(f"table1-{sampler.name}-{steps}", recipe, compute, number=number)
 
 
 def distances(features: np.ndarray, real: references.Reference, seed: int) -> dict[str, float]:
@@ -70,11 +70,11 @@ def measure(study: Study) -> dict[str, Any]:
     """All cells of the table, and its pictures."""
     columns = study.columns(STEPS)
     cells, squares = [], []
-    for steps in columns:  # the cheap cells first
-        for sampler in SAMPLERS:
-            found = cell(study, sampler, steps)
-            cells.append({"eta": sampler.name, "steps": steps} | found.numbers)
-            squares.append(grid(found.arrays["images"][:SHOWN], SHOWN, 1))
+    wanted = list(itertools.product(columns, SAMPLERS))  # the cheap cells first
+    for number, (steps, sampler) in enumerate(wanted, 1):
+        found = cell(study, sampler, steps, f"cell {number} of {len(wanted)}")
+        cells.append({"eta": sampler.name, "steps": steps} | found.numbers)
+        squares.append(grid(found.arrays["images"][:SHOWN], SHOWN, 1))
     images = np.stack(squares).reshape(len(columns), len(SAMPLERS), *squares[0].shape)
     plots.save_images(
         study.folder / "samples.png",
@@ -144,9 +144,14 @@ def lines(record: dict[str, Any]) -> list[str]:
     return told + claims(at, names, steps, record["T"])
 
 
+def known(*cells: dict[str, Any]) -> bool:
+    """Whether all distances of these cells are finite."""
+    return texts.known(*(cell[key] for cell in cells for key in ("fd", "kid", "kid_std")))
+
+
 def spread(cell: dict[str, Any]) -> str:
     """A KID with its standard deviation."""
-    return f"{cell['kid']:.3f} ± {cell['kid_std']:.3f}"
+    return f"{texts.shown(cell['kid'], '.3f')} ± {texts.shown(cell['kid_std'], '.3f')}"
 
 
 def _table(names: list[str], steps: list[int], show: Any) -> list[str]:
@@ -168,57 +173,79 @@ def shape(at: Cells, names: list[str], steps: list[int]) -> list[str]:
     for key, label in LABELS.items():
         won: dict[str, list[int]] = {}
         for s in steps:
-            won.setdefault(min(names, key=lambda name: at[name, s][key]), []).append(s)
+            values = [at[name, s][key] for name in names]
+            lowest = min(filter(texts.known, values), default=None)
+            for name, x in zip(names, values, strict=True):
+                if x == lowest:  # a tie is a line for each
+                    won.setdefault(name, []).append(s)
         where = [
             f"{texts.eta(name)} at S = {texts.listed(columns)}" for name, columns in won.items()
         ]
+        if not where:
+            continue
         sentence = f"Lowest {label} in each column: {'; '.join(where)}"
         if DDIM.name not in won:
             sentence += "; eta = 0 in none"
         told.append(sentence + ".")
     clear = []
     for s in steps:
+        if not known(*(at[name, s] for name in names)):
+            continue
         ddim = at[DDIM.name, s]
         others = [texts.eta(name) for name in names if apart(at[name, s], ddim)]
         which = texts.listed(others) if others else "none"
         clear.append(f"{which} at S = {s}")
-    told.append(
-        "By KID, these differ from eta = 0 by more than the sum of both standard deviations: "
-        + "; ".join(clear)
-        + "."
-    )
-    for s in dict.fromkeys((steps[0], steps[-1])):
-        told.append(sigma_hat(at, names, s))
-    first, last = (at[DDIM.name, s] for s in (steps[0], steps[-1]))
-    if len(steps) > 1:
-        verb = "falls" if last["fd"] < first["fd"] else "rises"
-        sure = "more" if apart(first, last) else "no more"
+    if clear:
         told.append(
-            f"With eta = 0 the FD {verb} from {texts.number(first['fd'])} at S = {steps[0]} to "
-            f"{texts.number(last['fd'])} at S = {steps[-1]}. The KID changes from {spread(first)} "
-            f"to {spread(last)}, by {sure} than the sum of both standard deviations."
-            + ("" if verb == "falls" else OWN_ERROR)
+            "By KID, these differ from eta = 0 by more than the sum of both standard deviations: "
+            + "; ".join(clear)
+            + "."
+        )
+    for s in dict.fromkeys((steps[0], steps[-1])):
+        told += sigma_hat(at, names, s)
+    first, last = (at[DDIM.name, s] for s in (steps[0], steps[-1]))
+    if len(steps) > 1 and known(first, last):
+        verb, sure = texts.verb(first["fd"], last["fd"]), apart(first, last)
+        where = (
+            f"is {texts.number(first['fd'])} at S = {steps[0]} and at S = {steps[-1]}"
+            if verb == "stays"
+            else f"{verb} from {texts.number(first['fd'])} at S = {steps[0]} to "
+            f"{texts.number(last['fd'])} at S = {steps[-1]}"
+        )
+        seen = verb == "falls" or (sure and last["kid"] < first["kid"])
+        told.append(
+            f"With eta = 0 the FD {where}. The KID changes from {spread(first)} to {spread(last)}, "
+            f"by {'more' if sure else 'no more'} than the sum of both standard deviations."
+            + ("" if seen else UNSEEN)
         )
     return told
 
 
-def sigma_hat(at: Cells, names: list[str], steps: int) -> str:
-    """How the larger variance compares at this S."""
+def sigma_hat(at: Cells, names: list[str], steps: int) -> list[str]:
+    """How the larger variance compares at this S; nothing where a distance is missing."""
     ours, ddim = at[SIGMA_HAT.name, steps], at[DDIM.name, steps]
-    order = sorted(names, key=lambda name: at[name, steps]["fd"])
-    place = order.index(SIGMA_HAT.name)
-    rank = {0: "the best", len(names) - 1: "the worst"}.get(place, f"number {place + 1}")
-    return (
+    if not known(*(at[name, steps] for name in names)) or not ddim["fd"] > 0:
+        return []
+    others = [at[name, steps]["fd"] for name in names if name != SIGMA_HAT.name]
+    place = sum(fd < ours["fd"] for fd in others)
+    tied = ours["fd"] in others
+    rank = f"number {place + 1}"
+    if not tied:
+        rank = {0: "the best", len(others): "the worst"}.get(place, rank)
+    return [
         f"At S = {steps} σ̂ is {rank} of {len(names)} rows by FD: {texts.number(ours['fd'])}, "
         f"{ours['fd'] / ddim['fd']:.2f} times that of eta = 0; its KID of {spread(ours)} is "
         f"{'' if apart(ours, ddim) else 'not '}clearly "
         f"{'above' if ours['kid'] > ddim['kid'] else 'below'} the {spread(ddim)} of eta = 0."
-    )
+    ]
 
 
 def against_real(record: dict[str, Any], at: Cells) -> str:
     """How far the best samples are from real images."""
-    where = min(at, key=lambda where: at[where]["fd"])
+    measured = [where for where, cell in at.items() if known(cell)]
+    if not measured:
+        return "No cell of the table has a distance."
+    where = min(measured, key=lambda where: at[where]["fd"])
     name, steps = where
     value = at[where]["fd"]
     lowest = f"the lowest FD of the table, {texts.number(value)} ({texts.eta(name)}, S = {steps})"
@@ -228,11 +255,20 @@ def against_real(record: dict[str, Any], at: Cells) -> str:
             f"Fewer than {record['num']} images were held out, so there are no real images to "
             f"compare with {lowest}."
         )
-    return (
+    told = (
         f"{record['num']} held-out images have an FD of {texts.number(real['fd'])} and a KID of "
-        f"{spread(real)}; {lowest}, is {value / real['fd']:.2f} times that FD. The part that "
-        "no sampler of the table removes is the network's own error."
+        f"{spread(real)}"
     )
+    if not (known(real) and real["fd"] > 0):
+        return f"{told}, to compare with {lowest}."
+    told += f"; {lowest}, is {value / real['fd']:.2f} times that FD."
+    cells = [at[where] for where in measured]
+    if value > real["fd"] and all(c["kid"] > real["kid"] and apart(c, real) for c in cells):
+        told += (
+            " The part that no sampler of the table removes is the network's own error: every KID "
+            "of the table is clearly above that of held-out images."
+        )
+    return told
 
 
 def claims(at: Cells, names: list[str], steps: list[int], T: int) -> list[str]:
@@ -242,10 +278,14 @@ def claims(at: Cells, names: list[str], steps: list[int], T: int) -> list[str]:
 
     def judged(claim: str, pairs: list[tuple[str, str, int]]) -> None:
         """Adds a row: whether in every pair the first row is below the second at this S."""
-        n = len(pairs)
-        held = [sum(at[a, s][key] < at[b, s][key] for a, b, s in pairs) for key in LABELS]
+        n, words = len(pairs), []
         sure = sum(apart(at[a, s], at[b, s]) for a, b, s in pairs)
-        words = [f"{'yes' if count == n else 'no'} ({count} of {n})" for count in held]
+        for key in LABELS:
+            both = [(at[a, s][key], at[b, s][key]) for a, b, s in pairs]
+            count = sum(x < y for x, y in both)
+            fails = sum(x >= y for x, y in both)
+            verdict = "no" if fails else "yes" if count == n else "unknown"
+            words.append(f"{verdict} ({count} of {n})")
         rows.append([claim, *words, f"{sure} of {n}"])
 
     others = [name for name in names if name != DDIM.name]

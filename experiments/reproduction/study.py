@@ -6,9 +6,11 @@ the recipe, which is compared on reading. So a killed command continues where it
 result is never mistaken for another.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,12 +25,17 @@ import jaxddim
 from experiments.data import cache
 from experiments.evaluation import references
 from experiments.evaluation.features import networks
+from experiments.reproduction import texts
 from experiments.terminal.files import save_arrays, save_json
-from jaxddim.runs.config import flatten
+from experiments.terminal.progress import stage
+from experiments.terminal.texts import brief
+from jaxddim import checks
+from jaxddim.conditioning import fraction_of
+from jaxddim.runs.config import finite, flatten
 from jaxddim.runs.drawing import DrawConfig
 from jaxddim.runs.trained import Trained
 
-FORMAT = 1  # part of every recipe: raise it when results of the same recipe change
+FORMAT = 2  # part of every recipe: raise it when results of the same recipe change
 CHUNK = {"cpu": 64}
 """Images drawn at a time, by platform; 256 elsewhere. On CPU, twice as fast as chunks of 4."""
 
@@ -63,7 +70,7 @@ class Result(NamedTuple):
     """A saved result.
 
     Attributes:
-      numbers: for the report, as JSON.
+      numbers: for the report, as JSON; NaN for those that are not finite.
       arrays: for the pictures of the report.
     """
 
@@ -97,13 +104,23 @@ class Study:
     seed: int
     folder: Path
 
-    def kept(self, name: str, recipe: dict[str, Any], compute: Callable[[], Result]) -> Result:
+    def kept(
+        self,
+        name: str,
+        recipe: dict[str, Any],
+        compute: Callable[[], Result],
+        *,
+        number: str = "",
+        spinner: bool = True,
+    ) -> Result:
         """The result of a recipe: read from the subfolder `cells` if present, else computed.
 
         Args:
           name: prefix of the file names.
           recipe: what the result depends on besides the model and the seed, as JSON.
           compute: computes the result.
+          number: which of how many, e.g. "cell 3 of 15", for the line that says what is computed.
+          spinner: whether there may be a spinner; if not, `compute` says what it does.
         """
         recipe = json.loads(json.dumps(self.model | {"seed": self.seed} | recipe))
         stem = self.folder / "cells" / f"{name}-{cache.key(json.dumps(recipe, sort_keys=True))}"
@@ -112,12 +129,16 @@ class Study:
             print(f"{name}: already computed", flush=True)
             return found
         began = time.perf_counter()
-        result = compute()
+        told = f"{number}: {name}" if number else name
+        with stage(told) if spinner else contextlib.nullcontext():
+            result = compute()
+        result = result._replace(numbers=texts.numbers(finite(result.numbers)))
         arrays, record = _files(stem)
         if result.arrays:
             save_arrays(arrays, **result.arrays)
         # last: its presence marks the result as complete
-        save_json(record, {"recipe": recipe, "numbers": result.numbers})
+        about = {"recipe": recipe, "numbers": result.numbers, "arrays": sorted(result.arrays)}
+        save_json(record, about)
         print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
         return result
 
@@ -136,9 +157,15 @@ class Study:
         weights, resize = network.weights, network.resize
         return {"network": network.name, "network_weights": weights, "resize": resize}
 
-    def columns(self, steps: tuple[int, ...]) -> list[int]:
-        """Those of the numbers of steps that are below the largest S, and the largest S."""
-        return [*(s for s in steps if s < self.max_steps), self.max_steps]
+    def columns(self, steps: tuple[int, ...], most: int | None = None) -> list[int]:
+        """Those of the numbers of steps that are below the largest S, and the largest S.
+
+        Args:
+          steps: numbers of steps.
+          most: an upper limit of the largest S.
+        """
+        largest = min(self.max_steps, most or self.max_steps)
+        return [*(s for s in steps if s < largest), largest]
 
     def config(self, sampler: Sampler, steps: int) -> DrawConfig:
         """The configuration of `experiments.sample` that draws the same images."""
@@ -160,26 +187,50 @@ class Study:
         """The sampling times, int32 [S+1]."""
         return jaxddim.timesteps(self.run.schedule.num_steps, steps, spacing=self.spacing)
 
+    @functools.cached_property
+    def end(self) -> int:
+        """The largest time at which the network still determines x_0, see `safe_fraction`."""
+        schedule = self.run.schedule
+        fraction = fraction_of(self.run.denoiser(self.run.variables), schedule)
+        return round(fraction * schedule.num_steps)
+
+    def path(self, steps: int) -> jax.Array:
+        """The times of a path between noise and image that follows the network: up to `end`."""
+        T = self.run.schedule.num_steps
+        return jaxddim.timesteps(T, steps, spacing=self.spacing, fraction=self.end / T)
+
+    def grid_end(self) -> dict[str, Any]:
+        """For the record: the last time of the paths, T, and sigma / alpha at both."""
+        T, end = self.run.schedule.num_steps, self.end
+        log_snr = np.asarray(self.run.schedule.log_snr, np.float64)[[end, T]]
+        with np.errstate(over="ignore"):
+            ratios = np.exp(-log_snr / 2)
+        return {"t": end, "T": T, "sigma_over_alpha": ratios.tolist()}
+
     def noise(self, shape: tuple[int, ...], name: str) -> jax.Array:
         """x_T for images of the run, [*shape, h, w, 3]; different for each name."""
         size = self.run.config.data.image_size
-        key = jax.random.fold_in(jax.random.key(self.seed), int(cache.key(name)[:7], 16))
+        number = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
+        key = jax.random.fold_in(checks.new_key(self.seed), number)
         return jax.random.normal(key, (*shape, size, size, 3), jnp.float32)
 
 
 def _read(stem: Path, recipe: dict[str, Any]) -> Result | None:
-    """The saved result; None if it is missing, damaged or of another recipe."""
-    path, record = _files(stem)
+    """The saved result; None if it is missing, damaged (which is said) or of another recipe."""
+    path, about = _files(stem)
+    if not about.exists():
+        return None
     try:
-        record = json.loads(record.read_text())
+        record = json.loads(about.read_text())
         if record["recipe"] != recipe:
             return None
         arrays = {}
-        if path.exists():
+        if path.exists() or record.get("arrays"):
             with path.open("rb") as file, np.load(file) as found:
-                arrays = dict(found)
-        return Result(record["numbers"], arrays)
-    except Exception:  # a truncated file may raise anything
+                arrays = {name: found[name] for name in record.get("arrays", found)}
+        return Result(texts.numbers(record["numbers"]), arrays)
+    except Exception as error:  # damaged files may raise anything
+        print(f"note: {about} was damaged ({brief(error)}): computed again", file=sys.stderr)
         return None
 
 

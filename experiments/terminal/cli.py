@@ -1,7 +1,7 @@
 """The command line of every command: parsing flags and reporting user errors.
 
-A user error ends a command with one line on stderr and exit code 2. Other errors keep their
-traceback.
+A user error ends a command with one line on stderr and exit code 2, Ctrl-C with one line and 130.
+Other errors keep their traceback.
 """
 
 import contextlib
@@ -10,12 +10,15 @@ import difflib
 import io
 import itertools
 import re
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from experiments import INTERRUPTED
 from experiments.terminal import startup
 from experiments.terminal.errors import UserError
+from experiments.terminal.files import located
 from jaxddim.runs.errors import RunError
 
 
@@ -36,6 +39,9 @@ def run(
       exclusive: pairs of flags that cannot be given together.
       computes: whether it computes with JAX in this process.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal has not
+            stream.reconfigure(errors="backslashreplace")
     try:
         config = parse(config_type, sys.argv[1:], presets=presets, exclusive=exclusive)
         if computes:
@@ -43,6 +49,9 @@ def run(
         sys.exit(main(config) or 0)
     except (UserError, RunError) as error:
         sys.exit(_fail(str(error)))
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _fail(message: str) -> int:
@@ -57,7 +66,7 @@ def parse(
     presets: Mapping[str, Callable[[], Any]] | None = None,
     exclusive: Sequence[tuple[str, str]] = (),
 ) -> Any:
-    """The configuration that the flags describe.
+    """The configuration that the flags describe, with ~ for the home folder in paths expanded.
 
     Raises:
       UserError: for an unknown flag, configuration or value.
@@ -69,9 +78,10 @@ def parse(
     for pair in exclusive:
         if set(pair) <= set(given):
             raise UserError(f"{pair[0]} and {pair[1]} exclude each other: give one of them")
-    default = {}
-    if presets is not None:
-        default["default"] = _preset(argv, presets)
+    default = _preset(argv, presets) if presets is not None else config_type()
+    if {"-h", "--help"} & set(argv):  # shown as required, instead of by an empty default
+        missing = [f.name for f in dataclasses.fields(default) if getattr(default, f.name) == ""]
+        default = dataclasses.replace(default, **dict.fromkeys(missing, tyro.MISSING))
     caught = io.StringIO()
     try:
         with contextlib.redirect_stderr(caught):
@@ -80,19 +90,31 @@ def parse(
                 prog=_program(),
                 args=list(argv),
                 return_unknown_args=True,
-                **default,
+                default=default,
             )
     except SystemExit as stop:
         if stop.code == 0:
             raise
         raise UserError(_one_line(caught.getvalue())) from None
     if unknown:
-        raise UserError(_unknown(unknown[0], flags(config_type)))
+        raise UserError(_unknown(unknown[0], argv, config_type))
     for pair in exclusive:
         for one, other in (pair, pair[::-1]):
             if one in given:  # it overrides the other one in the named configuration
                 config = _without(config, other.removeprefix("--").replace("-", "_").split("."))
-    return config
+    return _expanded(config)
+
+
+def _expanded(config: Any) -> Any:
+    """The configuration with each text that begins with ~, which is a path, as a whole path."""
+    changes = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = _expanded(value)
+        elif isinstance(value, str) and value.startswith("~"):
+            changes[field.name] = str(located(value))
+    return dataclasses.replace(config, **changes)
 
 
 def _program() -> str | None:
@@ -123,26 +145,57 @@ def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; expected one of {', '.join(known)}"
 
 
-def flags(config_type: type, prefix: str = "--") -> list[str]:
-    """All flags of a dataclass and of the dataclasses in it."""
-    found = []
+def flags(config_type: type, prefix: str = "--") -> dict[str, str]:
+    """All flags of a dataclass and of the dataclasses in it.
+
+    Returns:
+      For each the flag that switches it off, or "" if it takes a value.
+    """
+    found = {}
     for field in dataclasses.fields(config_type):
-        name = prefix + field.name.replace("_", "-")
+        name = field.name.replace("_", "-")
         nested = field.default_factory
         if isinstance(nested, type) and dataclasses.is_dataclass(nested):
-            found += flags(nested, name + ".")
+            found |= flags(nested, f"{prefix}{name}.")
         else:
-            found.append(name)
+            found[prefix + name] = f"{prefix}no-{name}" if field.type is bool else ""
     return found
 
 
-def _unknown(word: str, known: list[str]) -> str:
+def _unknown(word: str, argv: Sequence[str], config_type: type) -> str:
+    known = flags(config_type)
+    flag, _, value = word.partition("=")
+    if not word.startswith("-"):  # a value, of the flag before it or of FLAG=VALUE
+        owners = (a for a, b in zip(["", *argv], argv, strict=False) if b == word)
+        owners = (*owners, *(a.partition("=")[0] for a in argv if a.partition("=")[2] == word))
+        flag, value = next(iter(owners), ""), word
+    flag = flag.replace("_", "-")
+    switches = {name: off for name, off in known.items() if off}
+    for on, off in switches.items():
+        if flag in (on, off) and value:
+            return f"{on} takes no value, got {value!r}: give {on} to switch it on, {off} for off"
     if not word.startswith("-"):
         return f"unexpected argument {word!r}: flags look like --name value; see --help"
-    flag = word.partition("=")[0]
-    close = difflib.get_close_matches(flag.replace("_", "-"), known, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"unknown flag {flag}{hint} (--help lists all flags)"
+    hint = _similar(flag, [*known, *switches.values()])
+    return f"unknown flag {word.partition('=')[0]}{hint} (--help lists all flags)"
+
+
+def _similar(flag: str, known: Sequence[str]) -> str:
+    """'; did you mean X?' for a flag without its group, its initials, or a similar one."""
+    last = {name: re.split(r"[.]|^--", name)[-1] for name in known}
+    wanted = flag.lstrip("-").rpartition(".")[2]
+    found = [name for name in known if last[name] == wanted]
+    if flag.startswith("--no-"):
+        group, _, name = flag.removeprefix("--no-").rpartition(".")
+        found = [off for off in known if off == f"--{group}.no-{name}"] or found
+    if not found and len(wanted) > 1:
+        initials = {name: "".join(part[0] for part in last[name].split("-")) for name in known}
+        found = [name for name in known if initials[name] == wanted]
+    if not found:
+        full = {name: name for name in known} | {f"--{part}": name for name, part in last.items()}
+        close = difflib.get_close_matches(flag, list(full), n=1, cutoff=0.5)
+        found = [full[name] for name in close]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def _one_line(boxed: str) -> str:
@@ -150,5 +203,7 @@ def _one_line(boxed: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", boxed)  # coloured on a terminal
     lines = [line.strip("│ ") for line in plain.splitlines()]
     blocks = itertools.groupby(lines[1:], lambda line: bool(re.fullmatch("[╰─╯-]*", line)))
-    message = next((list(block) for rule, block in blocks if not rule), lines)
-    return " ".join(message) + " (--help lists all flags)"
+    message = " ".join(next((list(block) for rule, block in blocks if not rule), lines))
+    message = message.replace("invalid literal for int() with base 10:", "expected a number, got")
+    message = message.replace("could not convert string to float:", "expected a number, got")
+    return message + " (--help lists all flags)"

@@ -12,12 +12,12 @@ class UserError(Exception):
 
 
 @contextlib.contextmanager
-def user_mistakes() -> Iterator[None]:
-    """Reports a ValueError of the library as a user error.
+def user_mistakes(flag: str = "") -> Iterator[None]:
+    """Reports a ValueError of the library as a user error, after the flag that caused it.
 
     For calls whose arguments all come from the command line, before any work is done.
     """
     try:
         yield
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"{flag}: {error}" if flag else str(error)) from error

@@ -1,5 +1,6 @@
-"""Atomic writes of files, and the cache folder."""
+"""Paths that flags name, the cache folder, and atomic writes of files."""
 
+import contextlib
 import json
 import os
 import re
@@ -9,10 +10,52 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from experiments.terminal.errors import UserError
+
+
+def located(path: str | os.PathLike[str]) -> Path:
+    """The path that a flag or a variable names, where ~ is the home folder.
+
+    Raises:
+      UserError: when the path needs a home folder that is not known.
+    """
+    if not os.fspath(path).startswith("~"):  # "./~" is a folder of that name
+        return Path(path)
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{path}: the home folder {Path(path).parts[0]} is not known here; set HOME, or write "
+            "the whole path (./~ for a folder of that name)"
+        ) from None
+
 
 def default_cache_dir() -> Path:
-    """$XDG_CACHE_HOME/jaxddim, by default ~/.cache/jaxddim."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxddim"
+    """$XDG_CACHE_HOME/jaxddim, by default ~/.cache/jaxddim.
+
+    Raises:
+      UserError: when there is no home folder.
+    """
+    return located(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "jaxddim"
+
+
+def cache_dir(chosen: str | None) -> Path:
+    """The folder of --data.cache-dir, or the default one.
+
+    Raises:
+      UserError: when none is chosen and there is no home folder.
+    """
+    if chosen:
+        return located(chosen)
+    try:
+        return default_cache_dir()
+    except UserError as error:
+        raise UserError(f"no folder for the image cache: give --data.cache-dir ({error})") from None
+
+
+def absolute(path: str | None) -> str | None:
+    """A path of a flag as a record keeps it, independent of the folder it was given in."""
+    return None if path is None else str(located(path).absolute())
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
@@ -21,8 +64,13 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 def to_json(record: Any) -> str:
-    """A record as JSON, with one line for each name and each list of numbers on one line."""
-    text = json.dumps(record, indent=2, allow_nan=False)
+    """A record as JSON, with one line for each name and each list of numbers on one line.
+
+    A number that is not finite becomes null.
+    """
+    from jaxddim.runs.config import finite  # here, as reading data must not import JAX
+
+    text = json.dumps(finite(record), indent=2, allow_nan=False)
     return re.sub(r"\[([^][{}\"]*)\]", lambda list_: f"[{' '.join(list_[1].split())}]", text) + "\n"
 
 
@@ -32,12 +80,17 @@ def save_json(path: Path, record: Any) -> None:
 
 
 def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file atomically, and creates its folder."""
+    """Writes a file atomically, and creates its folder; nothing is left of a write that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        write(file)
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            write(file)
+        part.replace(path)
+    except BaseException:  # Ctrl-C too
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
 
 
 def save_text(path: Path, text: str) -> None:

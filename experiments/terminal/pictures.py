@@ -30,6 +30,11 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
     return picture[: rows * (h + gap) - gap, : columns * (w + gap) - gap]
 
 
+def zoom(size: int) -> int:
+    """How much a picture of images of this size is enlarged: to about 96 pixels an image."""
+    return max(1, 96 // size)
+
+
 def save_png(path: Path, pixels: np.ndarray, zoom: int = 1) -> None:
     """Writes uint8 [h, w, 3] atomically, each pixel enlarged to zoom x zoom."""
     from PIL import Image

@@ -6,15 +6,22 @@ share a home folder.
 """
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
-from jax._src import xla_bridge  # has no public name
+from jax._src import compilation_cache as stored  # these two have no public name
+from jax._src import xla_bridge
 
+from experiments.terminal.errors import UserError
 from experiments.terminal.files import default_cache_dir
 from jaxddim.cpu.runtime import keep_memory
+
+COMPILED = "compiled"  # in the user's cache folder
 
 
 def start() -> None:
@@ -36,15 +43,39 @@ def switch_on() -> None:
     nothing is cached.
     """
     config: Any = jax.config  # the type checker does not know its attributes
+    stored.get_executable_and_time = without_damaged(stored.get_executable_and_time)
     if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return
-    folder = default_cache_dir() / "compiled"
     try:
+        folder = default_cache_dir() / COMPILED
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds code that JAX will run
-    except OSError:
+    except (OSError, UserError):  # it cannot be made, or there is no home folder
         return
     if os.access(folder, os.W_OK | os.X_OK):
         config.update("jax_compilation_cache_dir", str(folder))
+
+
+def without_damaged(read: Callable[..., Any]) -> Callable[..., Any]:
+    """JAX's ``read(key, ...)`` of the cache, where a damaged entry is removed and compiled again.
+
+    JAX leaves it there, and warns of it in every process.
+    """
+    if getattr(read, "__wrapped__", None):
+        return read
+
+    @functools.wraps(read)
+    def get(key: str, *where: Any) -> Any:
+        try:
+            return read(key, *where)
+        except Exception:  # damaged files may raise anything
+            config: Any = jax.config
+            folder = Path(config.jax_compilation_cache_dir)
+            for path in folder.glob(f"{key}*"):
+                path.unlink(missing_ok=True)
+                print(f"note: {path} was damaged: compiling again", file=sys.stderr)
+            return None, None
+
+    return get
 
 
 @contextlib.contextmanager

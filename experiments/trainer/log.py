@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxddim.runs.config import finite
+
 
 class Log:
     """Appends the numbers of a run to metrics.jsonl and to TensorBoard events.
@@ -23,8 +25,8 @@ class Log:
         self._events = SummaryWriter(str(workdir), purge_step=resumed_at + 1)
 
     def write(self, step: int, **values: float) -> None:
-        """Appends the numbers of a step."""
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        """Appends the numbers of a step; in metrics.jsonl one that is not finite is null."""
+        self._lines.write(json.dumps(finite({"step": step, **values}), allow_nan=False) + "\n")
         self._lines.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)

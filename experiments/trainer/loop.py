@@ -14,11 +14,17 @@ from rich.console import Console
 
 import jaxddim
 from experiments.terminal.errors import UserError
-from experiments.trainer import monitor, previews, validation
+from experiments.terminal.progress import heard, stage
+from experiments.terminal.texts import count
+from experiments.trainer import monitor, previews, starts, validation
 from experiments.trainer.log import Log
+from experiments.trainer.starts import Start
 from jaxddim import TrainState
 from jaxddim.runs import checkpoints
 from jaxddim.runs.build import Setup, new_state
+
+SHORT = 50
+"""Steps that count as an epoch where an epoch takes fewer than 2."""
 
 
 class Loop(NamedTuple):
@@ -59,19 +65,30 @@ class Loop(NamedTuple):
         return step == self.total or step % every == 0
 
     def ends_epoch(self, step: int) -> bool:
-        """Whether an epoch ended with this step."""
+        """Whether an epoch ended with this step; `SHORT` steps count as one that takes below 2."""
+        if self.num_images < 2 * self.setup.config.train.batch_size:
+            return step % SHORT == 0
         return int(self.epochs(step)) > int(self.epochs(step - 1))
 
 
-def first_state(setup: Setup, abstract: TrainState, store: Any, console: Console) -> TrainState:
-    """The state of the latest checkpoint, or a new one."""
+def first_state(
+    setup: Setup, abstract: TrainState, store: Any, console: Console, start: Start | None = None
+) -> TrainState:
+    """The state of the latest checkpoint, or a new one, with the weights to start from."""
     if store.all_steps():
-        state = checkpoints.restore(store, abstract)
+        with stage("restoring the latest checkpoint", console):
+            state = checkpoints.restore(store, abstract)
         console.print(f"resumed at step {int(state.step)}")
         return state
-    with console.status("initialising the weights"):
+    with stage("initialising the weights", console):
+        state = new_state(setup)
+        if start is not None:
+            state = starts.started(state, start)
+            console.print(
+                f"starts from the {start.weights} weights of step {start.step} of {start.run}"
+            )
         # placed on the device like a restored state, so that both use the same compiled step
-        return jax.device_put(new_state(setup), jax.local_devices()[0])
+        return jax.device_put(state, jax.local_devices()[0])
 
 
 def train(
@@ -106,7 +123,7 @@ def train(
     draw = previews.make_sampler(config, setup.model, setup.schedule)
     placed = map(place, batches)
     with monitor.stop_signals() as stopped:
-        with console.status("compiling the training step"):
+        with stage("compiling the training step, then the first step", console):
             started = time.perf_counter()
             state, metrics = step_fn(state, next(placed))
             jax.block_until_ready(metrics)
@@ -130,7 +147,9 @@ def train(
     if stopped:
         console.print(f"stopped by a signal: step {last} is saved; the same command resumes")
         return 128 + stopped[0]
-    console.print(f"done: {total} steps; pictures are in {Path(config.workdir) / 'samples'}")
+    console.print(
+        f"done: {count(total, 'step')}; pictures are in {Path(config.workdir) / 'samples'}"
+    )
     return 0
 
 
@@ -176,33 +195,34 @@ def follow(
     """
     config = loop.setup.config.train
     with monitor.progress(loop.console, step, loop.total) as show:
+        step += 1
+        loop.window.begin(step, metrics)
         while True:
-            step += 1
-            loop.window.add(step, metrics)
             show(step, loop.window.loss, loop.window.rate)
-            if loop.is_due(step, config.log_every) or loop.ends_epoch(step):
+            if loop.is_due(step, config.log_every):
                 write_line(loop, step)
             if loop.is_due(step, config.checkpoint_every) or stopped:
                 save(loop, step, state, validated=not stopped)
             if stopped:
                 return step
             if loop.is_due(step, config.sample_every):
-                with loop.window.paused(), loop.console.status("sampling"):
+                with loop.window.paused(), stage(f"drawing samples of step {step}", loop.console):
                     images = loop.draw(jaxddim.variables(loop.single(state)))
                     previews.write_samples(loop.setup.config.workdir, loop.log, step, *images)
             if step == loop.total:
                 return step
             state, metrics = step_fn(state, next(batches))
+            step += 1
+            loop.window.add(step, metrics)
 
 
 def write_line(loop: Loop, step: int) -> None:
     """Logs and prints the mean metrics since the last line."""
     values = loop.window.flush()
     loop.log.write(step, epoch=loop.epochs(step), **values)
-    loop.console.print(
-        f"epoch {int(loop.epochs(step))} | step {step} | loss {values['loss']:.5f} | "
-        f"{values['images_per_second']:.1f} images/s"
-    )
+    shown = monitor.numbers(values["loss"], values.get("images_per_second"), digits=5)
+    loop.console.print(f"epoch {int(loop.epochs(step))} | step {step}{shown}")
+    heard()
 
 
 def save(loop: Loop, step: int, state: TrainState, *, validated: bool) -> None:
@@ -211,7 +231,8 @@ def save(loop: Loop, step: int, state: TrainState, *, validated: bool) -> None:
     Raises:
       Diverged: when that loss is not finite; nothing is saved then.
     """
-    with loop.window.paused():
+    told = f"validating and saving step {step}" if validated else f"saving step {step}"
+    with loop.window.paused(), stage(told, loop.console):
         raw = loop.single(state)
         loss = loop.validate(jaxddim.variables(raw)) if validated else None
         if loss is not None and not math.isfinite(loss):

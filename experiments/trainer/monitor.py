@@ -2,6 +2,7 @@
 
 import math
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experiments.terminal.progress import ticks
 
 IN_FLIGHT = 2
 """Steps that may be queued on the device before the loop waits for one."""
@@ -25,14 +28,29 @@ class Diverged(Exception):
 
 
 class Window:
-    """Metrics since the last log point, fetched late so that the device need not wait."""
+    """Metrics since the last log point, fetched late so that the device need not wait.
+
+    The rate is that of finished steps over the time that they took. Before there is one, it and
+    the loss are None.
+    """
 
     def __init__(self, batch_size: int):
-        self.loss = math.nan
+        self.loss: float | None = None
+        self.rate: float | None = None
         self._batch_size = batch_size
         self._pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
         self._done: list[dict[str, float]] = []
-        self._started = time.perf_counter()
+        self._steps, self._seconds = 0, 0.0
+        self._mark = time.perf_counter()
+
+    def begin(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Adds a process's first step, whose time is not counted: most of it is compilation.
+
+        Raises:
+          Diverged: when its loss was not finite.
+        """
+        with self.paused():
+            self._done.append(self._read(step, metrics))
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Adds a step's metrics, and waits for those from IN_FLIGHT steps earlier.
@@ -54,40 +72,51 @@ class Window:
             self._fetch()
 
     def _fetch(self) -> None:
-        step, metrics = self._pending.popleft()
+        self._done.append(self._read(*self._pending.popleft()))
+        now = time.perf_counter()
+        self._steps, self._seconds = self._steps + 1, self._seconds + now - self._mark
+        self._mark = now
+        if self._seconds > 0:
+            self.rate = self._steps * self._batch_size / self._seconds
+
+    def _read(self, step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
         values = {name: float(np.mean(np.asarray(value))) for name, value in metrics.items()}
         self.loss = values["loss"]
         if not math.isfinite(self.loss):
             raise Diverged(step, self.loss)
-        self._done.append(values)
-
-    @property
-    def rate(self) -> float:
-        """Images per second since the last log point."""
-        return len(self._done) * self._batch_size / (time.perf_counter() - self._started)
+        return values
 
     def flush(self) -> dict[str, float]:
-        """Mean metrics and images per second since the last log point; then starts again."""
+        """Mean metrics and images per second since the last log point; then starts again.
+
+        There is no number of images per second where no time was counted, as after `begin` alone.
+        """
         self.wait()
         values = {name: float(np.mean([m[name] for m in self._done])) for name in self._done[0]}
-        values["images_per_second"] = self.rate
-        self._done, self._started = [], time.perf_counter()
+        if self._seconds > 0:
+            values["images_per_second"] = self._steps * self._batch_size / self._seconds
+        self._done, self._steps, self._seconds = [], 0, 0.0
         return values
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Excludes the time spent inside the block from the training time."""
         self.wait()
-        began = time.perf_counter()
         yield
-        self._started += time.perf_counter() - began
+        self._mark = time.perf_counter()
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Yields a list that receives SIGINT or SIGTERM; a second signal has its usual effect."""
+    """Yields a list that receives SIGINT or SIGTERM; a second signal has its usual effect.
+
+    Outside the main thread, where Python sets no handler, signals have their usual effect.
+    """
     received: list[int] = []
     before = {}
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
 
     def handle(number: int, frame: Any) -> None:
         del frame
@@ -96,7 +125,7 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, handle)
+        before[number] = signal.signal(number, handle) or signal.SIG_DFL  # None: set outside Python
     try:
         yield received
     finally:
@@ -107,15 +136,37 @@ def stop_signals() -> Iterator[list[int]]:
 @contextmanager
 def progress(
     console: Console, step: int, total: int, unit: str = "images"
-) -> Iterator[Callable[[int, float, float], None]]:
-    """A progress bar, only on a terminal; yields ``show(step, loss, units_per_second)``."""
+) -> Iterator[Callable[[int, float | None, float | None], None]]:
+    """A progress bar, or lines on stderr; yields ``show(step, loss, units_per_second)``.
+
+    What is None is not shown.
+    """
+    if not console.is_terminal:
+        tell = ticks("training", total, "step")
+        yield lambda step, loss, rate: tell(step, numbers(loss, rate, unit))
+        return
     columns = (
         TextColumn("step {task.completed}/{task.total}"),
         BarColumn(),
-        TextColumn("loss {task.fields[loss]:.4f} | {task.fields[rate]:.1f} " + f"{unit}/s |"),
+        TextColumn("{task.fields[numbers]}"),
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total, completed=step, loss=math.nan, rate=0.0)
-        yield lambda step, loss, rate: bar.update(task, completed=step, loss=loss, rate=rate)
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=total, completed=step, numbers="")
+
+        def show(step: int, loss: float | None, rate: float | None) -> None:
+            bar.update(task, completed=step, numbers=numbers(loss, rate, unit).removeprefix(" | "))
+
+        yield show
+
+
+def numbers(loss: float | None, rate: float | None, unit: str = "images", digits: int = 4) -> str:
+    """Those that there are, each after a rule.
+
+    Example:
+      >>> numbers(0.25, 77.72), numbers(0.25, None)
+      (' | loss 0.2500 | 77.7 images/s', ' | loss 0.2500')
+    """
+    told = "" if loss is None else f" | loss {loss:.{digits}f}"
+    return told + ("" if rate is None else f" | {rate:.1f} {unit}/s")

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 import jaxddim
 from experiments.terminal import pictures
 from experiments.trainer.log import Log
+from jaxddim import checks
 from jaxddim.runs.config import Config
 from jaxddim.runs.drawing import to_uint8
 
@@ -32,8 +34,8 @@ def make_sampler(
         denoise_fn = jaxddim.as_denoiser(
             schedule, lambda x, index: model.apply(variables, x, index), kind=config.diffusion.kind
         )
-        key = jax.random.key(config.seed)
-        x_T = jax.random.normal(key, (n, size, size, 3))
+        key = checks.new_key(config.seed)
+        x_T = jax.random.normal(key, (n, size, size, 3), jnp.float32)
         x, path = jaxddim.integrate(key, denoise_fn, schedule, grid, x_T, keep=keep)
         assert path is not None  # keep > 0
         return x, path.x[:, 0]
@@ -43,7 +45,7 @@ def make_sampler(
 
 def write_samples(workdir: str, log: Log, step: int, samples: jax.Array, strip: jax.Array) -> None:
     """Writes samples/STEP.png and samples/STEP_strip.png, and adds both to TensorBoard."""
-    zoom = max(1, 96 // samples.shape[1])
+    zoom = pictures.zoom(samples.shape[1])
     for name, images, columns in (("", samples, None), ("_strip", strip, len(strip))):
         pixels = pictures.grid(to_uint8(images), columns)
         path = Path(workdir) / "samples" / f"{step:07d}{name}.png"

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxddim import checks
+
 
 def sinusoidal(index: Int[Array, " b"], features: int) -> Float[Array, "b features"]:
     """Sines, then cosines, of each 0-based noise index.
@@ -35,7 +37,8 @@ def sinusoidal(index: Int[Array, " b"], features: int) -> Float[Array, "b featur
             "cosines of at least two frequencies, so the width must be even and at least 4"
         )
     half = features // 2
-    frequencies = jnp.exp(-jnp.log(10000.0) / (half - 1) * jnp.arange(half))
+    k = jnp.arange(half, dtype=jnp.float32)
+    frequencies = jnp.exp(-jnp.log(jnp.float32(10000.0)) / (half - 1) * k)
     angles = index.astype(jnp.float32)[:, None] * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
@@ -52,6 +55,9 @@ def check_inputs(
             f"{name} takes one integer index (t - 1) for each of the {x.shape[0]} examples: "
             f"int32[{x.shape[0]}], got {index.dtype}{list(index.shape)}"
         )
+    levels = checks.concrete(index)
+    if levels is not None and levels.size and levels.min() < 0:
+        raise ValueError(f"{name} takes indices t - 1 of 0 and above, got {levels.min()}")
     if out_channels is not None and out_channels < 1:
         raise ValueError(
             f"{name} cannot have {out_channels} output channels: out_channels must be positive, or "

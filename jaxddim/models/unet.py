@@ -29,6 +29,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from jaxddim import checks
 from jaxddim.cpu.spread import spread
 from jaxddim.models.embedding import check_inputs, check_size, sinusoidal
 from jaxddim.models.layers import Conv, Dense
@@ -41,7 +42,7 @@ def _init(scale: float = 1.0) -> nn.initializers.Initializer:
 
 def _dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
     """Dropout that keeps the mean of x, with 16 random bits per element."""
-    dropped = min(round(rate * 2**16), 2**16 - 1)
+    dropped = min(round(float(rate) * 2**16), 2**16 - 1)
     words = jax.random.bits(key, ((x.size + 1) // 2,), jnp.uint32)
     bits = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size].reshape(x.shape)
     return jnp.where(bits < dropped, 0, x * (2**16 / (2**16 - dropped)))
@@ -132,7 +133,8 @@ class UNet(nn.Module):
       dtype: of the computation; parameters, statistics, softmax and the output are float32.
     Raises:
       ValueError: at the first call, when an argument has the wrong shape or type, a channel count
-        cannot be split into `groups`, or an image cannot be halved at each level.
+        cannot be split into `groups`, an image cannot be halved at each level, an attention size is
+        that of no level, or a label that is not traced lies outside 0..num_classes.
     Source: arXiv 2006.11239, appendix B; arXiv 2010.02502, appendix D.1.
     Example:
       >>> x, index = jnp.zeros([2, 32, 32, 3]), jnp.array([0, 999])
@@ -187,7 +189,7 @@ class UNet(nn.Module):
         temb = dense(4 * self.channels, name="temb_dense_0")(temb)
         temb = dense(4 * self.channels, name="temb_dense_1")(nn.swish(temb))
         if self.num_classes is not None:
-            null = jnp.full(x.shape[:1], self.num_classes)
+            null = jnp.full(x.shape[:1], self.num_classes, jnp.int32)
             embed = nn.Embed(
                 self.num_classes + 1, 4 * self.channels, dtype=self.dtype, name="label"
             )
@@ -234,7 +236,7 @@ class UNet(nn.Module):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise ValueError(f"UNet cannot be built with {field}={value}: it must be positive")
-        if not 0 <= self.dropout < 1:
+        if not 0 <= float(self.dropout) < 1:
             raise ValueError(f"UNet got dropout={self.dropout}, which is not a rate in [0, 1)")
         for width in (self.channels, *(self.channels * factor for factor in self.multipliers)):
             if width % self.groups:
@@ -245,12 +247,22 @@ class UNet(nn.Module):
                 )
         why = f"patch={self.patch} and {levels - 1} halvings between {levels} levels divide them"
         check_size("UNet", x, self.patch * 2 ** (levels - 1), why)
+        smaller = min(x.shape[1:3]) // self.patch
+        sizes = [smaller // 2**level for level in range(levels)]
+        if missing := [size for size in self.attention if size not in sizes]:
+            raise ValueError(
+                f"UNet cannot have attention={tuple(self.attention)}: no level of a "
+                f"{x.shape[1]}x{x.shape[2]} image has size {missing[0]}, they have "
+                f"{', '.join(map(str, sizes))}"
+            )
         if label is None:
             return
         if self.num_classes is None:
             raise ValueError("UNet got a label, but was built without num_classes")
-        if label.shape != index.shape or not jnp.issubdtype(label.dtype, jnp.integer):
+        shape, dtype = getattr(label, "shape", None), getattr(label, "dtype", jnp.bool_)
+        if shape != index.shape or not jnp.issubdtype(dtype, jnp.integer):
             raise ValueError(
                 f"UNet takes one integer label for each of the {x.shape[0]} examples, got "
-                f"{label.dtype}{list(label.shape)}"
+                f"{checks.described(label)}"
             )
+        checks.classes(label, self.num_classes + 1, "label")

@@ -1,17 +1,19 @@
 """Builds the network, schedule, optimizer and initial state of a configuration."""
 
+import re
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxddim import schedules
+from jaxddim import checks, schedules
 from jaxddim.models.simple_unet import SimpleUNet
 from jaxddim.models.unet import UNet
 from jaxddim.predictions import check_kind
 from jaxddim.runs.config import Config, DiffusionConfig, ModelConfig, OptimConfig
-from jaxddim.runs.errors import run_errors
+from jaxddim.runs.errors import RunError, run_errors
 from jaxddim.schedules import Schedule
 from jaxddim.training import losses
 from jaxddim.training.step import TrainState, create_state
@@ -78,10 +80,23 @@ def build_schedule(config: DiffusionConfig) -> Schedule:
     Raises:
       RunError: for an impossible number of steps, or when it does not suit the kind of network.
     """
-    with run_errors():
+    if config.num_steps < 1:
+        raise RunError(f"--diffusion.num-steps must be at least 1, got {config.num_steps}")
+    with run_errors(f"--diffusion.schedule {config.schedule}"):
         schedule = getattr(schedules, config.schedule)(config.num_steps)
-        schedule = schedules.zero_terminal_snr(schedule) if config.zero_terminal_snr else schedule
+    if config.zero_terminal_snr:
+        if config.num_steps < 2:
+            raise RunError("--diffusion.zero-terminal-snr needs --diffusion.num-steps 2 or more")
+        schedule = schedules.zero_terminal_snr(schedule)
+    try:
         check_kind(config.kind, schedule)
+    except ValueError as error:
+        raise RunError(
+            f"--diffusion.kind {config.kind} does not go with zero terminal SNR "
+            "(--diffusion.zero-terminal-snr, or --diffusion.schedule jsd): at t = T the input is "
+            "pure noise, so the network's answer says nothing about the image; give "
+            "--diffusion.kind v or --diffusion.kind x0"
+        ) from error
     return schedule
 
 
@@ -106,7 +121,7 @@ def build_optimizer(config: OptimConfig) -> optax.GradientTransformation:
 def new_state(setup: Setup) -> TrainState:
     """The state of the run before its first step."""
     size = setup.config.data.image_size
-    key = jax.random.key(setup.config.seed)
+    key = checks.new_key(setup.config.seed)
     return create_state(key, setup.model, setup.tx, (1, size, size, 3))
 
 
@@ -116,5 +131,17 @@ def abstract_state(setup: Setup) -> TrainState:
     Raises:
       RunError: when the network cannot be built, or cannot take images of this size.
     """
-    with run_errors():
+    try:
         return jax.eval_shape(lambda: new_state(setup))
+    except ValueError as error:
+        raise RunError(_with_flags(str(error), setup.config.model)) from error
+
+
+def _with_flags(message: str, config: ModelConfig) -> str:
+    """A message of a network with the flags of what it names."""
+    message = re.sub(r"(\d+x\d+ images)", r"\1 (--data.image-size)", message)
+    if config.name == "simple_unet":  # its channels are the products
+        return message.replace("channels=", "--model.channels x --model.multipliers=")
+    names = "|".join(field.name for field in fields(config))
+    flag = lambda found: f"--model.{found[1].replace('_', '-')}="  # noqa: E731
+    return re.sub(rf"\b({names})=", flag, message)

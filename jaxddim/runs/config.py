@@ -5,8 +5,13 @@ named one (``--config demo --optim.learning-rate 1e-4``). Fields in `MAY_DIFFER`
 change what was computed so far, so a run may be resumed with other values.
 """
 
+import math
+import types
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from jaxddim.runs.errors import RunError
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,8 @@ class OptimConfig:
 class LoopConfig:
     """Length of training, and what is written during it."""
 
+    init_from: str | None = None
+    """Start a new run from the averaged weights of the run in this folder."""
     steps: int | None = None
     """Train for this many steps."""
     epochs: int | None = None
@@ -108,11 +115,11 @@ class LoopConfig:
     accumulate: int = 1
     """Parts that a batch is split into, with gradients accumulated, to save memory."""
     log_every: int = 50
-    """Steps between lines in metrics.jsonl."""
+    """Steps between lines, printed and in metrics.jsonl; an epoch's end has no line of its own."""
     checkpoint_every: int | None = None
-    """Steps between checkpoints, each with a validation loss; an epoch if not given."""
+    """Steps between checkpoints, validated; if not given an epoch, or 50 if that is below 2."""
     sample_every: int | None = None
-    """Steps between sample grids; an epoch if not given."""
+    """Steps between sample grids; if not given an epoch, or 50 if that is below 2."""
     keep: int = 2
     """Latest checkpoints to keep, besides the best."""
     num_samples: int = 16
@@ -123,7 +130,16 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A training run. The same command again resumes it."""
+    """A training run. The same command again resumes it.
+
+    When it resumes, these flags may have other values, and no others: --data.path, --data.data-dir,
+    --data.cache-dir, --model.remat, --train.steps, --train.epochs, --train.log-every,
+    --train.checkpoint-every, --train.sample-every, --train.keep, --train.num-samples,
+    --train.sample-steps; and the folder may have been moved (--workdir).
+
+    With --config demo it takes about 20 minutes on two cores; cars takes hours on a GPU, and
+    cars_unet days.
+    """
 
     workdir: str = ""
     """Folder of the run."""
@@ -214,7 +230,7 @@ def tiny() -> Config:
         model=ModelConfig(
             channels=8, multipliers=(1, 2), num_blocks=1, attention=(), groups=4, dropout=0.0
         ),
-        diffusion=DiffusionConfig(schedule="cosine"),
+        diffusion=DiffusionConfig(schedule="cosine", kind="v"),
         optim=OptimConfig(learning_rate=1e-3, ema=0.99),
         train=LoopConfig(
             steps=20, batch_size=8, log_every=5, checkpoint_every=10, num_samples=4, sample_steps=5
@@ -241,6 +257,24 @@ MAY_DIFFER = {
 }
 
 
+LATER = {"train.init_from"}
+"""Fields that older records lack; their defaults are what those runs did."""
+
+
+def finite(value: Any) -> Any:
+    """The value as JSON can hold it: tuples as lists, and null for a number that is not finite.
+
+    Example:
+      >>> finite({"loss": float("nan"), "log_snr": (1.0, -float("inf"))})
+      {'loss': None, 'log_snr': [1.0, None]}
+    """
+    if isinstance(value, Mapping):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """{"seed": 0, "data.source": "auto", ...}, with values as JSON returns them."""
     flat = {}
@@ -249,23 +283,65 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         if is_dataclass(value):
             flat |= flatten(value, f"{prefix}{f.name}.")
         else:
-            flat[prefix + f.name] = list(value) if isinstance(value, tuple) else value
+            flat[prefix + f.name] = finite(value)
     return flat
 
 
 def from_flat(flat: dict[str, Any]) -> Config:
-    """The inverse of `flatten`; missing fields keep their defaults."""
+    """The inverse of `flatten`.
+
+    Fields in `MAY_DIFFER` and `LATER` may be missing, and then have their defaults.
+
+    Raises:
+      RunError: for a field that is missing, unknown or of another type; it names the field.
+    """
+    unread = dict(flat)
 
     def build(kind: type, prefix: str) -> Any:
-        values = {}
+        values, hints = {}, get_type_hints(kind)
         for f in fields(kind):
-            name = prefix + f.name
-            default = f.default_factory() if callable(f.default_factory) else f.default
-            if is_dataclass(default):
-                values[f.name] = build(type(default), name + ".")
-            elif name in flat:
-                value = flat[name]
-                values[f.name] = tuple(value) if isinstance(value, list) else value
+            name, hint = prefix + f.name, hints[f.name]
+            if is_dataclass(hint):
+                values[f.name] = build(hint, name + ".")
+            elif name in unread:
+                values[f.name] = _typed(name, unread.pop(name), hint)
+            elif name not in MAY_DIFFER | LATER | {"config"}:
+                raise RunError(f"the field {name} is missing")
         return kind(**values)
 
-    return build(Config, "")
+    config = build(Config, "")
+    if unread:
+        raise RunError(
+            f"the field {min(unread)} is unknown to this version of jaxddim: a newer one wrote it"
+        )
+    return config
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """The value of a field as its type; a RunError if it is of another type or out of range."""
+    choices = get_args(hint)
+    if isinstance(hint, types.UnionType):  # X | None
+        return None if value is None else _typed(name, value, choices[0])
+    if get_origin(hint) is Literal:
+        if value not in choices:
+            raise RunError(f"{name} is {value!r}: expected one of {', '.join(choices)}")
+        return value
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise RunError(f"{name} is {value!r}: expected a list")
+        return tuple(_typed(name, item, choices[0]) for item in value)
+    if hint is float and value is None:
+        return math.inf  # as `finite` writes it
+    number = hint is float and type(value) is int
+    if type(value) is not hint and not number:
+        raise RunError(f"{name} is {value!r}: expected {_NAMES[hint]}")
+    if name == "seed" and not 0 <= value < 2**32:
+        raise RunError(f"{name} is {value!r}: expected a number in [0, 2^32)")
+    if hint is int and name.startswith(_COUNTS) and value < 1:
+        raise RunError(f"{name} is {value!r}: expected 1 or more")
+    return hint(value)
+
+
+_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_COUNTS = ("data.", "diffusion.", "train.")
+"""Groups whose whole numbers are counts."""

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxddim import checks
 from jaxddim.cpu.runtime import compiled
 from jaxddim.grids import timesteps
-from jaxddim.runs.errors import run_errors
+from jaxddim.runs.errors import RunError, run_errors
 from jaxddim.runs.trained import Trained
 from jaxddim.sampling.loop import sample
 from jaxddim.sampling.steps import ddim_step, ddpm_step
@@ -66,7 +67,7 @@ def sampler(config: DrawConfig, run: Trained, chunk: int) -> Callable[[int], jax
 
     @compiled
     def draw(variables: Any, first_index: jax.Array) -> jax.Array:
-        key, denoise_fn = jax.random.key(config.seed), run.denoiser(variables)
+        key, denoise_fn = checks.new_key(config.seed), run.denoiser(variables)
         return sample(
             key, denoise_fn, run.schedule, grid, shape, step=step, first_index=first_index
         )
@@ -76,7 +77,7 @@ def sampler(config: DrawConfig, run: Trained, chunk: int) -> Callable[[int], jax
 
 def time_grid(config: DrawConfig, run: Trained) -> jax.Array:
     """The sampling times, int32 [S+1]."""
-    with run_errors():
+    with run_errors(f"--steps {config.steps}"):
         return timesteps(run.schedule.num_steps, config.steps, spacing=config.spacing)
 
 
@@ -89,7 +90,7 @@ def chunk_size(run: Trained) -> int:
     if jax.default_backend() != "cpu":
         return 64
     size = run.config.data.image_size
-    x, index = jnp.zeros((1, size, size, 3)), jnp.zeros(1, jnp.int32)
+    x, index = jnp.zeros((1, size, size, 3), jnp.float32), jnp.zeros(1, jnp.int32)
     cost = jax.jit(run.model.apply).lower(run.variables, x, index).cost_analysis() or {}
     return next((n for n in CHUNKS if n * cost.get("flops", WORK) >= WORK), CHUNKS[-1])
 
@@ -118,5 +119,21 @@ def drawn(
 
 
 def to_uint8(images: Any) -> np.ndarray:
-    """Images in [-1, 1] as uint8, rounded and clipped."""
-    return np.round(np.clip((np.asarray(images) + 1) * 127.5, 0, 255)).astype(np.uint8)
+    """Images in [-1, 1] as uint8, rounded and clipped.
+
+    Raises:
+      ValueError: when they hold integers.
+      RunError: when they hold NaN or infinity, which would become black or white pixels.
+    """
+    images = np.asarray(images)
+    if images.dtype.kind in "biu":
+        raise ValueError(f"expected images in [-1, 1] to convert to uint8, got {images.dtype}")
+    images = images.astype(np.promote_types(images.dtype, np.float32))
+    if not np.isfinite(images).all():
+        share = 1 - np.isfinite(images).mean(dtype=np.float64)
+        raise RunError(
+            f"the images drawn are not finite ({share:.0%} of the values are NaN or infinite), so "
+            "no picture was written: training has diverged, or the weights are damaged; take an "
+            "earlier --checkpoint, or train again with a lower --optim.learning-rate"
+        )
+    return np.round(np.clip((images + 1) * 127.5, 0, 255)).astype(np.uint8)

@@ -13,11 +13,11 @@ class RunError(ValueError):
 
 
 @contextlib.contextmanager
-def run_errors() -> Iterator[None]:
-    """Turns a ValueError about a configuration into a RunError."""
+def run_errors(flag: str = "") -> Iterator[None]:
+    """Turns a ValueError about a configuration into a RunError, after the flag that caused it."""
     try:
         yield
     except RunError:
         raise
     except ValueError as error:
-        raise RunError(str(error)) from error
+        raise RunError(f"{flag}: {error}" if flag else str(error)) from error

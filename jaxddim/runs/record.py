@@ -1,14 +1,20 @@
-"""config.json in a run's folder: the configuration, data, package versions and backend."""
+"""A run's records.
 
+config.json holds its configuration, data, package versions and backend; images.json the names of
+the files that its images were read from.
+"""
+
+import contextlib
 import importlib.metadata
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxddim.runs.config import MAY_DIFFER, Config, from_flat
+from jaxddim.runs.config import MAY_DIFFER, Config, finite, from_flat
 from jaxddim.runs.errors import RunError
 from jaxddim.version import __version__
 
@@ -19,9 +25,16 @@ def read(workdir: str, command: str = "train") -> dict[str, Any] | None:
     """config.json of a run of this command, or None if the folder holds no run.
 
     Raises:
-      RunError: when it cannot be read, or belongs to another command.
+      RunError: when it cannot be read, belongs to another command, or the folder's name is no text.
     """
     path = Path(workdir) / "config.json"
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:  # Orbax would fail when it saves
+        raise RunError(
+            f"{workdir}: the path of the run's folder is not UTF-8 text: name another --workdir, "
+            "or set PYTHONUTF8=1 if the name is right and the terminal's locale is not"
+        ) from None
     if not path.exists():
         return None
     try:
@@ -44,7 +57,7 @@ def load(workdir: str) -> Config:
     """The configuration of an existing run.
 
     Raises:
-      RunError: when the folder holds no run.
+      RunError: when the folder holds no run, or one that this version cannot open.
     """
     if not workdir:
         raise RunError("--workdir is missing: name the folder of a run, e.g. --workdir runs/cars")
@@ -54,7 +67,24 @@ def load(workdir: str) -> Config:
             f"{workdir} holds no run (no config.json in it): train one first with "
             f"python -m experiments.train --workdir {workdir}"
         )
-    return from_flat(record["config"])
+    return configuration(workdir, record)
+
+
+def configuration(workdir: str, record: dict[str, Any]) -> Config:
+    """The configuration in the record of a run.
+
+    Raises:
+      RunError: when a field is missing, unknown or of another type.
+    """
+    try:
+        return from_flat(record["config"])
+    except RunError as error:
+        theirs = record.get("versions")
+        theirs = theirs.get("jaxddim") if isinstance(theirs, dict) else None
+        raise RunError(
+            f"{Path(workdir) / 'config.json'}: {error}; it was written by jaxddim "
+            f"{theirs or '(unknown)'}, this is {__version__}: use that version, or restore the file"
+        ) from None
 
 
 def write(workdir: str, record: dict[str, Any]) -> None:
@@ -64,16 +94,54 @@ def write(workdir: str, record: dict[str, Any]) -> None:
       RunError: when the folder cannot be created or written to.
     """
     record = record | {"versions": versions(), "backend": jax.default_backend()}
-    path = Path(workdir) / "config.json"
+    _replace(workdir, "config.json", json.dumps(finite(record), indent=2, allow_nan=False))
+
+
+def write_names(workdir: str, names: Sequence[str]) -> None:
+    """Writes images.json: the names of the files that a run's images were read from.
+
+    Raises:
+      RunError: when the folder cannot be created or written to.
+    """
+    _replace(workdir, "images.json", json.dumps({"files": list(names)}, indent=0))
+
+
+def read_names(workdir: str) -> tuple[str, ...]:
+    """The names in images.json; empty for a run that has none.
+
+    Raises:
+      RunError: when it cannot be read.
+    """
+    path = Path(workdir) / "images.json"
+    if not path.exists():
+        return ()
+    try:
+        names = json.loads(path.read_text())["files"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("'files' is not a list of names")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path} is not a list of a run's files ({error}): restore it, or delete it to use all "
+            "files of the folder"
+        ) from None
+    return tuple(names)
+
+
+def _replace(workdir: str, name: str, text: str) -> None:
+    """Writes a file of the run atomically."""
+    path = Path(workdir) / name
     part = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(record, indent=2) + "\n")
+        part.write_text(text + "\n")
         part.replace(path)
     except OSError as error:
         raise RunError(
             f"--workdir {workdir} cannot be written to ({error.strerror}): name another"
         ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def versions() -> dict[str, str]:
@@ -84,6 +152,7 @@ def versions() -> dict[str, str]:
 
 def check_same_config(workdir: str, new: dict[str, Any], old: dict[str, Any]) -> None:
     """Raises a RunError that names the fields in which two flat configurations differ."""
+    new, old = finite(new), finite(old)
     names = sorted(
         name
         for name in new.keys() | old.keys()
@@ -91,16 +160,34 @@ def check_same_config(workdir: str, new: dict[str, Any], old: dict[str, Any]) ->
     )
     if names:
         changes = ", ".join(f"{name} was {old.get(name)}, is {new.get(name)}" for name in names)
+        free = ", ".join(sorted(MAY_DIFFER & new.keys() - {"workdir"}))
         raise RunError(
             f"{workdir} is a run of another configuration ({changes}): give the old "
-            "values to resume it, or another --workdir"
+            "values to resume it, or another --workdir" + (f"; only {free} may change" * bool(free))
         )
 
 
-def check_images(workdir: str, fingerprint: str, record: dict[str, Any]) -> None:
-    """Raises a RunError when the fingerprint is not that of the run's images."""
-    if fingerprint != record["data"]["fingerprint"]:
+def check_images(workdir: str, fingerprint: str, count: int, record: dict[str, Any]) -> None:
+    """Checks that these are the images of a run.
+
+    Args:
+      workdir: folder of the run.
+      fingerprint: that of the images.
+      count: number of images.
+      record: config.json of the run.
+    Raises:
+      RunError: when they are not; it says how many there were and are.
+    """
+    path, about = Path(workdir) / "config.json", record.get("data")
+    about = about if isinstance(about, dict) else {}
+    for name in ("fingerprint", "num_images", "source"):
+        if name not in about:
+            raise RunError(
+                f"{path}: the field data {name} is missing, so its images are not known: "
+                "restore the file, or name another --workdir"
+            )
+    if fingerprint != about["fingerprint"]:
         raise RunError(
-            f"{workdir} was trained on other images ({record['data']['num_images']} of "
-            f"{record['data']['source']}): restore them, or name another --workdir"
+            f"{workdir} was trained on other images ({about['num_images']} of {about['source']} "
+            f"then, {count} now): restore them, or name another --workdir"
         )

@@ -24,13 +24,15 @@ diverges.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from jaxddim import checks
+from jaxddim.numerics import images, number
 from jaxddim.sampling.solver import Solver, StepFn, as_solver
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Gaussian, Prediction
@@ -56,11 +58,12 @@ def langevin_step(
       prediction: the network's pair (x0, eps) for x.
       t: int32 times, scalar or [b].
       s: the next time of the grid; not used, since the walk stays at t.
-      snr: size of the step relative to its noise, in (0, 1); h = 2 (snr sigma_t)^2.
+      snr: size of the step relative to its noise, in (0, 1); h = 2 (snr sigma_t)^2. May be traced.
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..]; at t = 0 the image itself.
     Raises:
-      ValueError: when snr lies outside (0, 1), or a Python or NumPy time outside 0..T.
+      ValueError: when snr lies outside (0, 1), the prediction does not have the shape of x, a time
+        that is not traced lies outside 0..T, or images hold integers.
     Source: arXiv 2011.13456, algorithms 4 and 5; arXiv 1907.05600, algorithm 1.
     Example:
       >>> import jaxddim, jax.numpy as jnp
@@ -70,9 +73,12 @@ def langevin_step(
       (2, 8)
     """
     del s  # the walk stays at t
-    _check_snr(snr)
+    snr = _checked(snr)
+    checks.schedule(schedule)
+    checks.pair(prediction, x.shape)
+    x, eps = images(schedule.dtype, x=x, eps=prediction.eps)
     _, sigma = schedule.scales(t, x.ndim)
-    return Gaussian(x - 2 * snr**2 * sigma * prediction.eps, 2 * snr * sigma)
+    return Gaussian(x - 2 * snr**2 * sigma * eps, 2 * snr * sigma)
 
 
 def corrector(step: StepFn, num_corrections: int, snr: float) -> Solver:
@@ -102,7 +108,7 @@ def corrector(step: StepFn, num_corrections: int, snr: float) -> Solver:
     """
     if num_corrections < 0:
         raise ValueError(f"num_corrections must be at least 0, got {num_corrections}")
-    _check_snr(snr)
+    snr = _checked(snr)
     if num_corrections == 0:
         return as_solver(step)
     walk = functools.partial(langevin_step, snr=snr)
@@ -128,6 +134,6 @@ def corrector(step: StepFn, num_corrections: int, snr: float) -> Solver:
     return Solver(lambda x: jnp.zeros((), jnp.int32), corrected, stays=num_corrections)
 
 
-def _check_snr(snr: float) -> None:
-    if not isinstance(snr, jax.core.Tracer) and not np.all((snr > 0) & (snr < 1)):
-        raise ValueError(f"snr must lie in (0, 1), got {snr}: at 1 and above the walk diverges")
+def _checked(snr: ArrayLike) -> Any:
+    why = ": at 1 and above the walk diverges"
+    return number(snr, "snr", "lie in (0, 1)", lambda snr: (snr > 0) & (snr < 1), why)

@@ -23,6 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxddim import checks
+from jaxddim.conditioning import warn_of_errors
+from jaxddim.numerics import images
+from jaxddim.predictions import made_with
 from jaxddim.sampling.loop import integrate
 from jaxddim.sampling.solver import Solver
 from jaxddim.schedules import Schedule
@@ -42,10 +46,12 @@ def encode(
 ) -> jax.Array:
     """x_T, the noise that `decode` maps back to these images.
 
-    The reconstruction error falls like 1/S. With the linear or the cosine schedule, S = 50 and
-    Gaussian data, refine = 1 makes it more than a hundred times smaller; the gain is less where S
-    is too small for the schedule or the data. Networks are not trained at t = 0, so they are
-    evaluated at t = 1 there.
+    For an exact network the reconstruction error falls like 1/S. With the linear or the cosine
+    schedule, S = 50 and Gaussian data, refine = 1 makes it more than a hundred times smaller; the
+    gain is less where S is too small for the schedule or the data. The error of an eps- or
+    score-network is divided by alpha, so the grid must end where alpha is not yet near 0:
+    ``timesteps(..., fraction=safe_fraction(schedule, kind="eps"))``. Networks are not trained at
+    t = 0, so they are evaluated at t = 1 there; an x0-network is not asked, since eps = 0 there.
 
     Args:
       denoise_fn: ``denoise_fn(x, t) -> Prediction``, **not clipped**: `as_denoiser(...,
@@ -57,7 +63,11 @@ def encode(
     Returns:
       x_T, float32 [b, *d].
     Raises:
-      ValueError: when refine is negative, or as `integrate`.
+      ValueError: when refine is negative, as `integrate`, and when the grid rises or does not end
+        in 0.
+    Warns:
+      UserWarning: when a step multiplies the network's error more than tenfold (known for
+        denoisers of `as_denoiser` and values that are not traced).
     Source: arXiv 2010.02502, section 4.3 and 5.4.
     Example:
       >>> import jaxddim
@@ -71,13 +81,20 @@ def encode(
     """
     if refine < 0:
         raise ValueError(f"refine must be at least 0, got {refine}")
-    grid = jnp.asarray(timesteps, jnp.int32)[::-1]
-    no_key = jax.random.key(0)  # every step is deterministic
-    return integrate(no_key, denoise_fn, schedule, grid, x0, step=_encoder(refine))[0]
+    grid = checks.grid(timesteps, schedule)[::-1]
+    warn_of_errors(denoise_fn, schedule, timesteps, encoded=not refine)
+    no_key = checks.new_key(0)  # every step is deterministic
+    made = made_with(denoise_fn)
+    # from_x0 sets eps = 0 at t = 0; at t = 1 it would divide the network's error by sigma_1
+    first = 0 if made and made.kind == "x0" else 1
+    return integrate(no_key, denoise_fn, schedule, grid, x0, step=_encoder(refine, first))[0]
 
 
-def _encoder(refine: int) -> Solver:
-    """Steps from t to s > t that decoding steps undo; the memory is the last v and its t."""
+def _encoder(refine: int, first: int) -> Solver:
+    """Steps from t to s > t that decoding steps undo; the memory is the last v and its t.
+
+    At t = 0 the network is evaluated at ``first``.
+    """
 
     def step(
         denoise_fn: DenoiseFn,
@@ -95,7 +112,7 @@ def _encoder(refine: int) -> Solver:
             alpha, sigma = schedule.scales(t)
             return jnp.arctan2(sigma, alpha)
 
-        prediction = denoise_fn(x, jnp.maximum(t, 1))
+        prediction = denoise_fn(x, jnp.maximum(t, first))
         v, delta = velocity(prediction, t), angle(s) - angle(t)
         sin, cos = jnp.sin(delta), jnp.cos(delta)
 
@@ -132,11 +149,15 @@ def decode(
     Returns:
       x_0, float32 [b, *d].
     Raises:
-      ValueError: as `integrate`.
+      ValueError: as `integrate`, and when the grid rises or does not end in 0.
+    Warns:
+      UserWarning: as `encode`; never where x_0 is clipped.
     Source: arXiv 2010.02502, section 4.3.
     """
-    no_key = jax.random.key(0)  # every step is deterministic
-    return integrate(no_key, denoise_fn, schedule, timesteps, x_T)[0]
+    grid = checks.grid(timesteps, schedule)
+    warn_of_errors(denoise_fn, schedule, timesteps)
+    no_key = checks.new_key(0)  # every step is deterministic
+    return integrate(no_key, denoise_fn, schedule, grid, x_T)[0]
 
 
 def slerp(z0: jax.Array, z1: jax.Array, weight: jax.Array | float) -> jax.Array:
@@ -150,15 +171,26 @@ def slerp(z0: jax.Array, z1: jax.Array, weight: jax.Array | float) -> jax.Array:
       z1: noise, [b, *d].
       weight: w in [0, 1], scalar or [b].
     Returns:
-      The interpolated noise, [b, *d].
+      The interpolated noise, float32 [b, *d].
+    Raises:
+      ValueError: when z0 and z1 are not two arrays [b, *d] of one shape, or hold integers, or
+        weight is neither a scalar nor [b].
     Source: arXiv 2010.02502, eq. 67.
     Example:
       >>> z0, z1 = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
       >>> slerp(z0, z1, 0.5).round(3).tolist()
       [[0.7070000171661377, 0.7070000171661377]]
     """
+    z0, z1 = images(jnp.float32, z0=z0, z1=z1)
+    if z0.ndim < 2 or z0.shape != z1.shape:
+        raise ValueError(
+            "z0 and z1 must be noises [b, *d] of one shape (a single vector z is z[None]), got "
+            f"shapes {z0.shape} and {z1.shape}"
+        )
     axes = tuple(range(1, z0.ndim))
-    weight = jnp.asarray(weight, z0.dtype)
+    weight = jnp.asarray(weight, jnp.float32)
+    if weight.shape not in ((), z0.shape[:1]):
+        raise ValueError(f"weight must be a scalar or {z0.shape[:1]}, got shape {weight.shape}")
     weight = (
         weight.reshape(weight.shape + (1,) * (z0.ndim - weight.ndim)) if weight.ndim else weight
     )
@@ -201,7 +233,9 @@ def interpolate(
     Returns:
       Images, float32 [n, b, *d].
     Raises:
-      ValueError: when weights is not a vector, or as `integrate`.
+      ValueError: when weights is not a vector, as `slerp`, or as `decode`.
+    Warns:
+      UserWarning: as `decode`.
     Source: arXiv 2010.02502, section 5.3 and figure 6.
     Example:
       >>> import jaxddim
@@ -211,7 +245,8 @@ def interpolate(
       >>> interpolate(fn, schedule, jaxddim.timesteps(1000, 5), z0, z1, jnp.linspace(0, 1, 3)).shape
       (3, 1, 8)
     """
-    weights = jnp.asarray(weights)
+    z0, z1 = images(jnp.float32, z0=z0, z1=z1)
+    weights = jnp.asarray(weights, jnp.float32)
     if weights.ndim != 1:
         raise ValueError(f"weights must be a vector [n], got shape {weights.shape}")
     z = jax.vmap(slerp, (None, None, 0))(z0, z1, weights)

@@ -17,14 +17,14 @@ Sampling, encoding (with the grid reversed), decoding and interpolation in `late
 loop. Methods that need more than the current prediction are solvers, see `solver`.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxddim.sampling.solver import Solver, StepFn, as_solver
+from jaxddim import checks
+from jaxddim.numerics import images
+from jaxddim.sampling.solver import Solver, StepFn, as_solver, checked
 from jaxddim.sampling.steps import ddim_step
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Gaussian, Trajectory
@@ -58,8 +58,9 @@ def integrate(
       The images at time ``timesteps[-1]``, [b, *d] float32, and a Trajectory of keep snapshots
       (None when keep is 0).
     Raises:
-      ValueError: when the grid is not a vector of at least 2 times, keep does not lie in 0..S+1,
-        or step is neither a function nor a Solver.
+      ValueError: when the grid is not a vector of at least 2 whole numbers in 0..T, keep does not
+        lie in 0..S+1, step is neither a function nor a Solver, denoise_fn returns no Prediction of
+        the shape of x, key is neither a random key nor one for each example, or x holds integers.
     Source: arXiv 2010.02502, section 4.2.
     Example:
       >>> import jaxddim
@@ -71,16 +72,13 @@ def integrate(
       >>> x.shape, path.t.tolist()
       ((2, 4, 4, 3), [1000, 500, 0])
     """
-    timesteps = jnp.asarray(timesteps, jnp.int32)
-    if timesteps.ndim != 1 or timesteps.size < 2:
-        raise ValueError(f"timesteps must be a vector [S+1], S >= 1, got shape {timesteps.shape}")
+    timesteps = checks.grid(timesteps, schedule, falls=False)
     S = timesteps.size - 1
     if not 0 <= keep <= S + 1:
         raise ValueError(f"keep must lie in 0..{S + 1} for {S} steps, got {keep}")
-    solver = as_solver(step)
-    x = jnp.asarray(x)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    keys = example_keys(key, x.shape[0])
+    solver, denoise_fn = as_solver(step), checked(denoise_fn)
+    (x,) = images(schedule.dtype, x=x)
+    keys = checks.example_keys(key, x.shape[0])
     kept = np.round(np.linspace(S, 0, keep)).astype(int)[::-1]
     visits = solver.stays + 1  # steps at each time of the grid
     slots = np.full((S, visits), keep)  # slot of the state before each step; `keep` drops it
@@ -93,7 +91,7 @@ def integrate(
         t, s, slot = inputs
         gaussian, prediction, memory = solver.step(denoise_fn, schedule, x, t, s, memory)
         if keep:
-            pair = x, prediction.x0
+            pair = x, prediction.x0.astype(x.dtype)
             snapshots = jax.tree.map(
                 lambda all_, one: all_.at[slot].set(one, mode="drop"), snapshots, pair
             )
@@ -116,19 +114,13 @@ def integrate(
 def draw(keys: jax.Array, gaussian: Gaussian, number: jax.Array) -> jax.Array:
     """One draw per example, from ``fold_in(keys[i], number)``; the mean for a constant std of 0."""
     mean, std = gaussian
-    if isinstance(std, (float, np.ndarray)) and std == 0:
+    if isinstance(std, (float, np.ndarray)) and np.all(std == 0):
         return mean
-    noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, number), mean.shape[1:]))
-    return mean + std * noise(keys)
 
+    def noise(key: jax.Array) -> jax.Array:
+        return jax.random.normal(jax.random.fold_in(key, number), mean.shape[1:], jnp.float32)
 
-def example_keys(key: jax.Array, batch: int, first_index: int | jax.Array = 0) -> jax.Array:
-    """[b] keys: ``fold_in(key, first_index + i)``, or the given keys if there are [b]."""
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    if key.ndim == 1:
-        return key
-    return jax.vmap(functools.partial(jax.random.fold_in, key))(first_index + jnp.arange(batch))
+    return mean + std * jax.vmap(noise)(keys)
 
 
 def sample(
@@ -157,7 +149,7 @@ def sample(
     Returns:
       x_0, float32 [b, *d].
     Raises:
-      ValueError: as `integrate`.
+      ValueError: as `integrate`, and when the grid rises or does not end in 0.
     Source: arXiv 2010.02502, section 4.
     Example:
       >>> import jaxddim
@@ -167,8 +159,9 @@ def sample(
       >>> sample(jax.random.key(0), denoise_fn, schedule, grid, (2, 4, 4, 3)).shape
       (2, 4, 4, 3)
     """
-    keys = example_keys(key, shape[0], first_index)
+    timesteps = checks.grid(timesteps, schedule)
+    keys = checks.example_keys(key, shape[0], first_index)
     # no sampling step starts at t = 0, so its fold is free for x_T
-    unit = Gaussian(jnp.zeros(shape), jnp.ones(()))
+    unit = Gaussian(jnp.zeros(shape, jnp.float32), jnp.float32(1))
     x_T = draw(keys, unit, jnp.int32(0))
     return integrate(keys, denoise_fn, schedule, timesteps, x_T, step=step)[0]

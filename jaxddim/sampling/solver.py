@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxddim import checks
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Gaussian, Prediction
 
@@ -43,6 +44,22 @@ class Solver(NamedTuple):
     init: Callable[[jax.Array], Any]
     step: Callable[..., tuple[Gaussian, Prediction, Any]]
     stays: int = 0
+
+
+def checked(denoise_fn: DenoiseFn) -> DenoiseFn:
+    """The same denoiser; a ValueError when it returns no Prediction of the shape of x."""
+    if not callable(denoise_fn):
+        raise ValueError(
+            "denoise_fn must be a function (x, t) -> Prediction, such as jaxddim.as_denoiser "
+            f"makes, got {checks.described(denoise_fn)}"
+        )
+
+    def call(x: jax.Array, t: jax.Array) -> Prediction:
+        prediction = denoise_fn(x, t)
+        checks.pair(prediction, x.shape)
+        return Prediction(*prediction)
+
+    return call
 
 
 def as_solver(step: StepFn | Solver) -> Solver:

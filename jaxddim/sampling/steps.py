@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxddim import checks
 from jaxddim.forward import direction_and_std, snr_gap
-from jaxddim.numerics import safe_sqrt
+from jaxddim.numerics import images, safe_sqrt
 from jaxddim.schedules import Schedule
 from jaxddim.types import Gaussian, Prediction
 
@@ -47,11 +48,12 @@ def ddim_step(
       prediction: the network's pair (x0, eps) for x_t.
       t: int32 times to go from, scalar or [b].
       s: int32 times to go to, scalar or [b]; s < t samples, s > t encodes (eta = 0 only).
-      eta: 0 is deterministic, 1 is DDPM.
+      eta: 0 is deterministic, 1 is DDPM; may be traced.
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..]; std is 0 at s = 0.
     Raises:
-      ValueError: when eta lies outside [0, 1], or a Python or NumPy time outside 0..T.
+      ValueError: when eta lies outside [0, 1], the prediction is no pair of one shape, a time that
+        is not traced lies outside 0..T, s is above t and eta above 0, or images hold integers.
     Source: arXiv 2010.02502, eq. 12 and 16; seed eq. 12.
     Example:
       >>> import jaxddim
@@ -61,9 +63,11 @@ def ddim_step(
       (2, 8)
     """
     del x_t  # the pair (x0, eps) determines it
-    x0, eps = prediction
-    alpha_s, _ = schedule.scales(s, x0.ndim)
+    checks.schedule(schedule)
+    checks.pair(prediction, prediction[0].shape)
+    x0, eps = images(schedule.dtype, x0=prediction[0], eps=prediction[1])
     direction, std = direction_and_std(schedule, t, s, eta, x0.ndim)
+    alpha_s, _ = schedule.scales(s, x0.ndim)
     return Gaussian(alpha_s * x0 + direction * eps, std)
 
 
@@ -89,7 +93,8 @@ def ddpm_step(
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..]; std is 0 at s = 0.
     Raises:
-      ValueError: for an unknown variance, or a Python or NumPy time outside 0..T.
+      ValueError: for an unknown variance, a prediction that does not have the shape of x_t, a time
+        that is not traced and lies outside its range, or images that hold integers.
     Source: arXiv 2006.11239, eq. 7 and section 3.2; arXiv 2010.02502, appendix D.3.
     Example:
       >>> import jaxddim
@@ -100,12 +105,16 @@ def ddpm_step(
     """
     if variance not in ("small", "large"):
         raise ValueError(f'variance must be "small" or "large", got {variance!r}')
+    checks.schedule(schedule)
+    checks.pair(prediction, x_t.shape)
+    checks.reverse(t, s, schedule.num_steps)
+    x_t, x0 = images(schedule.dtype, x_t=x_t, x0=prediction.x0)
     alpha_t, sigma_t = schedule.scales(t, x_t.ndim)
     alpha_s, sigma_s = schedule.scales(s, x_t.ndim)
     drawn = -jnp.expm1(snr_gap(schedule, t, s, x_t.ndim))
     of_x_t = alpha_t / alpha_s * (sigma_s / sigma_t) ** 2
     sigma = sigma_s if variance == "small" else jnp.where(sigma_s == 0, 0.0, sigma_t)
     return Gaussian(
-        alpha_s * prediction.x0 + of_x_t * (x_t - alpha_t * prediction.x0),
+        alpha_s * x0 + of_x_t * (x_t - alpha_t * x0),
         sigma * safe_sqrt(drawn),
     )

@@ -16,12 +16,16 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxddim.numerics import float32
+from jaxddim import checks
+from jaxddim.numerics import images, number
 from jaxddim.predictions import Kind, check_kind, target
 from jaxddim.schedules import Schedule
 
 Norm = Literal["l1", "l2", "huber"]
 Weighting = Callable[[jax.Array], jax.Array]
+
+CLEAN = 80.0
+"""log_snr from which images count as clean; inf, that of t = 0, would make inf - inf."""
 
 _NORMS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "l1": jnp.abs,
@@ -57,7 +61,7 @@ def diffusion_loss(
       Float32 [b], the mean over the event dimensions. (With a summed loss, the same gradient
       clipping would be a different optimizer.)
     Raises:
-      ValueError: for an unknown kind or norm, or shapes that differ.
+      ValueError: for an unknown kind or norm, shapes that differ, or images that hold integers.
     Source: arXiv 2006.11239, eq. 14; arXiv 2010.02502, eq. 5.
     Example:
       >>> import jaxddim
@@ -68,13 +72,19 @@ def diffusion_loss(
     check_kind(kind)
     if norm not in _NORMS:
         raise ValueError(f"unknown norm {norm!r}; expected one of {', '.join(_NORMS)}")
+    checks.schedule(schedule)
+    if not hasattr(output, "shape"):
+        checks.output(output, x0.shape)
+    output, x0, eps = images(schedule.dtype, output=output, x0=x0, eps=eps)
     if not output.shape == x0.shape == eps.shape:
         raise ValueError(
             f"output, x0 and eps must have one shape, got {output.shape}, {x0.shape}, {eps.shape}"
         )
-    difference = float32(output) - target(kind, schedule, x0, eps, t)
+    difference = output - target(kind, schedule, x0, eps, t)
     loss = jnp.mean(_NORMS[norm](difference), axis=tuple(range(1, x0.ndim)))
-    return loss if weighting is None else weighting(schedule.log_snr_at(t)) * loss
+    if weighting is None:
+        return loss
+    return (weighting(schedule.log_snr_at(t)) * loss).astype(loss.dtype)
 
 
 def min_snr(gamma: float = 5.0, *, kind: Kind = "eps") -> Weighting:
@@ -83,7 +93,7 @@ def min_snr(gamma: float = 5.0, *, kind: Kind = "eps") -> Weighting:
     For x0 that is ``min(SNR, gamma)``, for v ``min(SNR, gamma) / (SNR + 1)``.
 
     Args:
-      gamma: the SNR above which steps count less; positive.
+      gamma: the SNR above which steps count less; positive. May be traced.
       kind: what the network predicts.
     Returns:
       A function of log_snr for `diffusion_loss`.
@@ -94,16 +104,15 @@ def min_snr(gamma: float = 5.0, *, kind: Kind = "eps") -> Weighting:
       >>> float(min_snr(5.0)(jnp.log(10.0)))
       0.5
     """
-    if not gamma > 0:
-        raise ValueError(f"gamma must be positive, got {gamma}")
-    return _for_kind(lambda log_snr: jnp.minimum(0.0, jnp.log(gamma) - log_snr), kind)
+    gamma = number(gamma, "gamma", "be positive", lambda gamma: gamma > 0)
+    return _for_kind(lambda log_snr: jnp.minimum(0.0, _log(gamma) - log_snr), kind)
 
 
 def p2(gamma: float = 1.0, k: float = 1.0, *, kind: Kind = "eps") -> Weighting:
     """P2 weighting: ``1 / (k + SNR)^gamma`` for eps.
 
     Args:
-      gamma: strength; 0 leaves the loss as it is.
+      gamma: strength; 0 leaves the loss as it is. May be traced, and so may k.
       k: keeps the weight finite where there is no signal; positive.
       kind: what the network predicts.
     Returns:
@@ -115,9 +124,13 @@ def p2(gamma: float = 1.0, k: float = 1.0, *, kind: Kind = "eps") -> Weighting:
       >>> float(p2()(jnp.float32(0.0)))
       0.5
     """
-    if gamma < 0 or not k > 0:
-        raise ValueError(f"gamma must be at least 0 and k positive, got gamma={gamma}, k={k}")
-    return _for_kind(lambda log_snr: -gamma * jnp.logaddexp(jnp.log(k), log_snr), kind)
+    gamma = number(gamma, "gamma", "be at least 0", lambda gamma: gamma >= 0)
+    k = number(k, "k", "be positive", lambda k: k > 0, f" (gamma={gamma})")
+    return _for_kind(lambda log_snr: -gamma * jnp.logaddexp(_log(k), log_snr), kind)
+
+
+def _log(value: ArrayLike) -> jax.Array:
+    return jnp.log(jnp.asarray(value, jnp.float32))
 
 
 def _for_kind(log_weight: Callable[[jax.Array], jax.Array], kind: Kind) -> Weighting:
@@ -129,4 +142,9 @@ def _for_kind(log_weight: Callable[[jax.Array], jax.Array], kind: Kind) -> Weigh
         "v": jax.nn.log_sigmoid,
         "score": lambda log_snr: jax.nn.log_sigmoid(-log_snr),
     }
-    return lambda log_snr: jnp.exp(log_weight(log_snr) + convert[kind](log_snr))
+
+    def weighting(log_snr: jax.Array) -> jax.Array:
+        log_snr = jnp.minimum(log_snr, CLEAN)
+        return jnp.exp(log_weight(log_snr) + convert[kind](log_snr))
+
+    return weighting

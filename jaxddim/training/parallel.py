@@ -27,13 +27,52 @@ def jit_step(step_fn: Callable[..., Any], mesh: Mesh | None = None) -> Callable[
         replicated. The results are those of one device.
     Returns:
       A function of (state, batch).
+    Raises:
+      ValueError: at a call, when the state was given to a step before, or holds one array twice.
     """
     jitted = functools.partial(compiled, step_fn, donate_argnums=0)
     if mesh is None:
-        return jitted()
+        return _given_once(jitted())
     everywhere = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
-    return jitted(in_shardings=(everywhere, split), out_shardings=everywhere)
+    return _given_once(jitted(in_shardings=(everywhere, split), out_shardings=everywhere))
+
+
+def _given_once(jitted: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function; a ValueError for a state whose memory cannot be reused."""
+
+    @functools.wraps(jitted)
+    def step(state: Any, *batch: Any) -> Any:
+        _check_memory(state)
+        return jitted(state, *batch)
+
+    for name in ("trace", "lower", "eval_shape"):  # what jax.jit offers besides the call
+        setattr(step, name, getattr(jitted, name))
+    return step
+
+
+def _check_memory(state: Any) -> None:
+    """Raises a ValueError for a state that a step has used, or that holds one array twice."""
+    _check_unused(state)
+    leaves = _arrays(state)
+    if len({id(a) for a in leaves}) < len(leaves):
+        raise ValueError(
+            "the state holds one array twice, and its memory can be reused once: copy it, as in "
+            "ema_params=jax.tree.map(jnp.copy, params)"
+        )
+
+
+def _check_unused(state: Any) -> None:
+    if any(a.is_deleted() for a in _arrays(state)):
+        raise ValueError(
+            "this state was given to a step before, which reused its memory: go on with the state "
+            "that came back, as in state, metrics = step(state, batch), or keep a copy"
+        )
+
+
+def _arrays(state: Any) -> list[jax.Array]:
+    leaves = jax.tree.leaves(state)
+    return [a for a in leaves if isinstance(a, jax.Array) and not isinstance(a, jax.core.Tracer)]
 
 
 def pmap_step(step_fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,7 +87,8 @@ def pmap_step(step_fn: Callable[..., Any]) -> Callable[..., Any]:
       over devices, which is added if missing. The state that is passed in is donated.
     Raises:
       ValueError: when step_fn takes no axis_name; at the first call, when it takes one and does
-        not use it. Without averaging each device would train a network of its own.
+        not use it. Without averaging each device would train a network of its own. Also as
+        `jit_step`.
     """
     parameters = inspect.signature(step_fn).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -63,8 +103,10 @@ def pmap_step(step_fn: Callable[..., Any]) -> Callable[..., Any]:
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         nonlocal checked
+        _check_unused(state)
         if state.step.ndim == 0:
             state = replicate(state)
+        _check_memory(state)
         if not checked:
             _check_average(step_fn, state, batch)
             checked = True

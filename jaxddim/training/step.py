@@ -12,6 +12,7 @@ is not its random initialisation. BatchNorm statistics are averaged in the same 
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -20,12 +21,18 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from jaxddim import checks
 from jaxddim.forward import q_sample
+from jaxddim.numerics import images, number
 from jaxddim.predictions import Kind, check_kind
 from jaxddim.schedules import Schedule
+from jaxddim.training import initial
 from jaxddim.training.losses import Norm, Weighting, diffusion_loss
 
 _EMA = "ema_"
+
+ApplyFn = Callable[..., Any]
+"""``apply(variables, x, index, *, train, mutable, rngs) -> (output, updates)``, as Flax's."""
 
 
 class TrainState(NamedTuple):
@@ -54,13 +61,19 @@ def create_state(
 
     Args:
       key: a random key for the parameters.
-      model: anything with Flax's ``init(key, x, index) -> {"params": ..., ...}``.
+      model: anything with Flax's ``init(key, x, index) -> {"params": ..., ...}``; `own_network`
+        makes one of any other network.
       tx: the optimizer.
-      sample_shape: shape of images, [h, w, c] or [b, h, w, c], or of points, [d] or [b, d].
+      sample_shape: [b, *d], with a batch axis of any length in front, which is best 1: [1, d],
+        [1, h, w, c], [1, l, c] or [1, t, h, w, c]. Shapes of one example do where the network tells
+        them apart: the network is asked first with a 1 in front of a shape of odd length that does
+        not begin with 1, as [d] and [h, w, c], and with any other shape as it is; if it does not
+        take that, it is asked with the other.
     Returns:
       A TrainState at step 0.
     Raises:
-      ValueError: when the network cannot take images of this shape.
+      ValueError: when the key is no random key, the network cannot take data of this shape, or it
+        has no such ``init``.
     Example:
       >>> import jaxddim.models
       >>> model = jaxddim.models.MLP(features=(8,))
@@ -68,11 +81,22 @@ def create_state(
       >>> int(state.step)
       0
     """
-    shape = tuple(sample_shape) if len(sample_shape) % 2 == 0 else (1, *sample_shape)
-    key = _cheap(key)
+    key = checks.single_key(key)
+    if not hasattr(model, "init"):
+        raise ValueError(
+            "create_state takes a network with init(key, x, index), such as a Flax module, got "
+            f"{checks.described(model)}: jaxddim.own_network makes one of any other network"
+        )
+    jaxpr, structure = initial.traced(model.init, key, _shapes(tuple(sample_shape)))
+    if not isinstance(structure, Mapping) or "params" not in structure:
+        raise ValueError(
+            "the network's init(key, x, index) must return a dict with its weights as 'params', "
+            f"got {checks.described(structure)}: jaxddim.own_network makes one of any other network"
+        )
 
-    def create(key: jax.Array) -> TrainState:  # jit removes the forward pass
-        variables = dict(model.init(key, jnp.zeros(shape), jnp.zeros(shape[:1], jnp.int32)))
+    def create(key: jax.Array) -> TrainState:
+        leaves = initial.from_one_block(jaxpr, key)
+        variables = dict(jax.tree.unflatten(jax.tree.structure(structure), leaves))
         params = variables.pop("params")
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -83,6 +107,14 @@ def create_state(
         )
 
     return jax.jit(create)(key)
+
+
+def _shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The shapes [b, *d] that a sample shape may mean, the likeliest first."""
+    one = (1, *shape)
+    if len(shape) == 1:
+        return [one]
+    return [one, shape] if len(shape) % 2 and shape[0] != 1 else [shape, one]
 
 
 def variables(state: TrainState, weights: str = "ema") -> dict[str, Any]:
@@ -107,7 +139,7 @@ def train_step(
     state: TrainState,
     batch: jax.Array | Mapping[str, jax.Array],
     *,
-    apply_fn: Callable[..., Any],
+    apply_fn: ApplyFn,
     tx: optax.GradientTransformation,
     schedule: Schedule,
     seed: int = 0,
@@ -125,11 +157,13 @@ def train_step(
       batch: images in [-1, 1], [b, *d]; or a dict with these as "image" and class labels, int32
         [b], as "label".
       apply_fn: the network's ``apply``, called as ``apply_fn(variables, x_t, t - 1, train=True,
-        mutable=["batch_stats"], rngs={"dropout": key})`` and with ``label=`` when there are labels.
-      tx: the optimizer; it gets the gradient of the *mean* loss.
+        mutable=["batch_stats"], rngs={"dropout": key})`` and with ``label=`` when there are labels;
+        it returns (output, updates). (This is not the function of (x, index) that `as_denoiser`
+        takes; for networks that are no Flax modules see `own_network`.)
+      tx: the optimizer; it gets the gradient of the *mean* loss, and the loss as ``value``.
       schedule: the noise schedule.
       seed: seed of t, eps and dropout.
-      ema: decay of the running average after its warm-up, in [0, 1).
+      ema: decay of the running average after its warm-up, in [0, 1); may be traced.
       kind: what the network predicts.
       norm: "l1", "l2" or "huber".
       weighting: None, or a function of log_snr.
@@ -139,7 +173,9 @@ def train_step(
       The next state, and metrics: float32 scalars "loss" and "grad_norm" (before clipping).
     Raises:
       ValueError: for an unknown kind or norm, an eps-network on a schedule with zero terminal
-        SNR, an ema outside [0, 1), or a batch that does not divide into accumulate parts.
+        SNR, an ema outside [0, 1), images that hold integers, a batch that does not divide into
+        accumulate parts, an apply_fn of another form, or an output that does not have the shape of
+        the images.
     Source: arXiv 2006.11239, algorithm 1.
     Example:
       >>> import jaxddim, jaxddim.models
@@ -151,24 +187,31 @@ def train_step(
       >>> int(state.step), sorted(metrics)
       (1, ['grad_norm', 'loss'])
     """
+    checks.schedule(schedule)
     check_kind(kind, schedule)
-    if not 0 <= ema < 1:
-        raise ValueError(f"ema must lie in [0, 1), got {ema}")
+    if not isinstance(state, TrainState):
+        raise ValueError(
+            "train_step takes (state, batch), with a TrainState as create_state makes it, got "
+            f"{checks.described(state)}"
+        )
+    ema = number(ema, "ema", "lie in [0, 1)", lambda ema: (ema >= 0) & (ema < 1))
     x0, labels = (
         (batch["image"], batch.get("label")) if isinstance(batch, Mapping) else (batch, None)
     )
+    (x0,) = images(jnp.float32, batch=x0)
     if accumulate < 1 or x0.shape[0] % accumulate:
         raise ValueError(f"a batch of {x0.shape[0]} does not divide into {accumulate} equal parts")
 
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    _check_apply(apply_fn, {} if labels is None else {"label": labels})
+    key = jax.random.fold_in(checks.new_key(seed), state.step)
     if axis_name is not None:
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
     t_key, eps_key, dropout_key = jax.random.split(key, 3)
-    t = jax.random.randint(t_key, x0.shape[:1], 1, schedule.num_steps + 1)
-    eps = jax.random.normal(eps_key, x0.shape)
+    t = jax.random.randint(t_key, x0.shape[:1], 1, schedule.num_steps + 1, jnp.int32)
+    eps = jax.random.normal(eps_key, x0.shape, jnp.float32)
 
     def loss_fn(params, stats, x0, t, eps, labels, dropout_key):
-        output, stats = apply_fn(
+        found = apply_fn(
             {"params": params, **stats},
             q_sample(schedule, x0, t, eps),
             t - 1,
@@ -177,10 +220,11 @@ def train_step(
             rngs={"dropout": dropout_key},
             **({} if labels is None else {"label": labels}),
         )
+        output, stats = _answer(found, stats, x0.shape)
         loss = diffusion_loss(
             schedule, output, x0, t, eps, kind=kind, norm=norm, weighting=weighting
         )
-        return jnp.mean(loss), dict(stats)
+        return jnp.mean(loss, dtype=jnp.float32), stats
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     stats = {k: v for k, v in state.model_state.items() if not k.startswith(_EMA)}
@@ -197,17 +241,25 @@ def train_step(
             (loss, stats), grads = grad_fn(state.params, stats, *part[0], part[1])
             return (jax.tree.map(jnp.add, total, (loss, grads)), stats), None
 
-        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+        zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
         (total, stats), _ = lax.scan(add, (zero, stats), (parts, keys))
         loss, grads = jax.tree.map(lambda a: a / accumulate, total)
     if axis_name is not None:
         loss, grads, stats = lax.pmean((loss, grads, stats), axis_name)
 
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    # some optimizers want the loss, such as optax.contrib.reduce_on_plateau
+    update = optax.with_extra_args_support(tx).update
+    updates, opt_state = update(grads, state.opt_state, state.params, value=loss)
     params = optax.apply_updates(state.params, updates)
     n = state.step.astype(jnp.float32)
     decay = jnp.minimum(ema, (1 + n) / (10 + n))
-    average = functools.partial(jax.tree.map, lambda old, new: decay * old + (1 - decay) * new)
+
+    def mean(old: jax.Array, new: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(new.dtype, jnp.inexact):
+            return new  # counters are not averaged
+        return (decay * old + (1 - decay) * new).astype(old.dtype)
+
+    average = functools.partial(jax.tree.map, mean)
     averaged = {_EMA + k: average(state.model_state[_EMA + k], v) for k, v in stats.items()}
     state = TrainState(
         step=state.step + 1,
@@ -219,9 +271,40 @@ def train_step(
     return state, {"loss": loss, "grad_norm": _norm(grads)}
 
 
-def _cheap(key: jax.Array) -> jax.Array:
-    """A key for many draws; threefry is unrolled for each draw: most of the compile time."""
-    return jax.random.key(jax.random.bits(key, dtype=jnp.uint32), impl="unsafe_rbg")
+def _check_apply(apply_fn: ApplyFn, label: dict[str, Any]) -> None:
+    """Raises a ValueError unless apply_fn can be called as Flax's apply is."""
+    try:
+        signature = inspect.signature(apply_fn)
+    except (TypeError, ValueError):  # no function, or one without a signature
+        if callable(apply_fn):
+            return
+        signature = inspect.signature(lambda: None)
+    try:
+        signature.bind({}, None, None, train=True, mutable=[], rngs={}, **label)
+    except TypeError as error:
+        raise ValueError(
+            "apply_fn must take (variables, x, index, *, train, mutable, rngs), and label where "
+            f"there are labels, as a Flax module's apply does ({error}): for a function, an NNX or "
+            "an Equinox module pass own_network(init, call).apply"
+        ) from None
+
+
+def _answer(found: Any, stats: dict[str, Any], shape: tuple[int, ...]) -> tuple[jax.Array, Any]:
+    """What apply_fn returned, checked: the output and the updated collections."""
+    if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
+        raise ValueError(
+            "apply_fn must return (output, updates) in training, where mutable=['batch_stats'] is "
+            f"passed, with {{}} for no updates, got {checks.described(found)}"
+        )
+    output, updates = found
+    checks.output(output, shape)
+    if set(updates) != set(stats):
+        raise ValueError(
+            f"apply_fn updates the collections {sorted(updates)}, but the TrainState's model_state "
+            f"holds {sorted(stats)}: make the state with create_state, or give model_state each of "
+            f"them, and its average under the same name with {_EMA} in front"
+        )
+    return output, dict(updates)
 
 
 def _norm(tree: Any) -> jax.Array:
@@ -229,8 +312,8 @@ def _norm(tree: Any) -> jax.Array:
 
     def total(a: jax.Array) -> jax.Array:
         while a.size % 4 == 0 and a.size > 4096:
-            a = sum(a.reshape(4, -1), jnp.zeros(()))
+            a = sum(a.reshape(4, -1), jnp.float32(0))
         return jnp.sum(a)
 
-    squares = (total(jnp.square(a)) for a in jax.tree.leaves(tree))
-    return jnp.sqrt(sum(squares, jnp.zeros(())))
+    squares = (total(jnp.square(a.astype(jnp.float32))) for a in jax.tree.leaves(tree))
+    return jnp.sqrt(sum(squares, jnp.float32(0))).astype(jnp.float32)

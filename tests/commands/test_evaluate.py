@@ -35,7 +35,7 @@ def run(trained, *flags):
 def measured(trained, *flags):
     """The record of a successful call."""
     told = run(trained, *flags)
-    assert (told.code, told.err) == (0, ""), told
+    assert (told.code, tiny.complaints(told.err)) == (0, []), told
     return json.loads(told.out)
 
 
@@ -281,10 +281,15 @@ MISTAKES = {
     "--num 0": ("--num must be at least 1",),
     "--num 3": ("--num must be at least 4, got 3",),
     "--steps 0": ("--steps must be at least 1",),
-    "--steps 2000": ("2000", "1000 training steps"),
+    "--steps 2000": ("--steps 2000", "1000 training steps"),
     "--seed -1": ("--seed", "-1"),
     "--metrics": ("--metrics is empty", "frechet, kid"),
     "--metrics frechte": ("unknown metric 'frechte' in --metrics; did you mean frechet?",),
+    "--metrics fid": ("unknown metric 'fid'", "did you mean frechet with --network inception?"),
+    "--metrics kid FID": ("did you mean frechet with --network inception?",),
+    "--metrics recall": ("did you mean precision_recall?",),
+    "--metrics elbo": ("did you mean variational_bound?",),
+    "--metrics nll": ("did you mean ode_likelihood?",),
     "--network resnet": ("'resnet'", "'efficientnet-lite0'"),
     "--network inception": ("--network-weights FILE", "6726825d.pth"),
     "--network inception --network-weights none.pth": ("none.pth: no such file",),
@@ -306,7 +311,7 @@ MISTAKES = {
     "--samples few.npz": ("few.npz holds 3 images: expected 4 or more",),
     "--samples good.npz --num 6": ("good.npz holds 5 images: expected 6 or more",),
     "--samples none": ("--samples none cannot be read (no such folder)",),
-    "--samples empty": ("--samples empty cannot be read (no PNG in it)",),
+    "--samples empty": ("--samples empty cannot be read (no picture in it)",),
     "--samples sizes": ("--samples sizes cannot be read",),
     "--samples textual": ("--samples textual cannot be read",),
 }

@@ -66,7 +66,7 @@ def report(trained, calls):
         for _ in range(2):
             calls.append([])
             told = tiny.command("paper", "--workdir", trained, *FLAGS)
-            assert (told.code, told.err) == (0, ""), told
+            assert (told.code, tiny.complaints(told.err)) == (0, []), told
     return trained / "paper"
 
 

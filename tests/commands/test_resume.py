@@ -56,22 +56,22 @@ def test_stopped_at_10_of_20_and_continued_equals_uninterrupted_bit_for_bit(root
 def test_ctrl_c_saves_first_and_the_same_command_ends_in_the_same_bits(root, tmp_path, monkeypatch):
     whole, _ = tiny.trained(root)
     flags = tiny.flags(root, tmp_path)
-    write = log.Log.write
+    picture = log.Log.picture
 
-    def interrupted(self, step, **values):
-        write(self, step, **values)
-        if step == 8:
+    def interrupted(self, step, name, pixels):
+        picture(self, step, name, pixels)
+        if (step, name) == (8, "samples"):
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(log.Log, "write", interrupted)
+        patch.setattr(log.Log, "picture", interrupted)
         finished = tiny.command("train", *flags)
     assert finished.code == 128 + signal.SIGINT
-    assert "step 8 is saved; the same command resumes" in finished.out
-    assert tiny.saved(tmp_path) == [5, 8]
+    assert "step 9 is saved; the same command resumes" in finished.out
+    assert tiny.saved(tmp_path) == [5, 9]
     finished = tiny.command("train", *flags)
     assert finished.code == 0
-    assert "resumed at step 8" in finished.out
+    assert "resumed at step 9" in finished.out
     tiny.assert_same_bits(tiny.state(tmp_path), tiny.state(whole))
     points = [(line["step"], "loss" in line) for line in tiny.metrics(tmp_path)]
     assert points == [(line["step"], "loss" in line) for line in tiny.metrics(whole)]
@@ -86,7 +86,7 @@ def test_sigterm_from_outside_saves_the_step_it_came_in(root, tmp_path):
     process.terminate()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
-    assert err == ""
+    assert tiny.complaints(err) == []
     (step,) = tiny.saved(tmp_path)
     assert f"stopped by a signal: step {step} is saved" in " ".join(out.split())
     assert int(tiny.state(tmp_path).step) == step
@@ -144,12 +144,12 @@ def test_killed_and_started_again_equals_uninterrupted_bit_for_bit(root, tmp_pat
     assert tiny.saved(tmp_path)[-1] < 30, "it was killed too late"
     process = tiny.start(root, "train", *flags)
     out, err = process.communicate()
-    assert (process.returncode, err) == (0, "")
+    assert (process.returncode, tiny.complaints(err)) == (0, [])
     assert "resumed at step" in out
     tiny.assert_same_bits(tiny.state(tmp_path), tiny.state(whole))
     points = [(line["step"], "loss" in line) for line in tiny.metrics(tmp_path)]
     assert points == sorted(set(points), key=lambda point: (point[0], not point[1]))
-    assert {step for step, loss in points if loss} >= {5, 8, 10, 15, 20, 22, 25, 30}
+    assert {step for step, loss in points if loss} >= {5, 10, 15, 20, 25, 30}
 
 
 def test_a_run_follows_its_pictures_to_another_place_but_not_to_other_pictures(
@@ -158,13 +158,13 @@ def test_a_run_follows_its_pictures_to_another_place_but_not_to_other_pictures(
     folder, whole = uninterrupted
     moved = shutil.copytree(folder, tmp_path / "moved")
     finished = tiny.command("train", *folder_flags(root, whole, moved))
-    assert (finished.code, finished.err) == (0, "")
+    assert (finished.code, tiny.complaints(finished.err)) == (0, [])
     assert "nothing to do" in finished.out
     picture = sorted(moved.iterdir())[0]
     Image.new("RGB", (9, 9), "red").save(picture)
     finished = tiny.command("train", *folder_flags(root, whole, moved))
     assert finished.code == 2
-    assert "was trained on other images (64 of folder)" in finished.err
+    assert "was trained on other images (64 of folder then, 64 now)" in finished.err
 
 
 # -- finished, or another run ---------------------------------------------------------
@@ -184,10 +184,12 @@ def test_another_configuration_is_a_mistake_that_names_each_field_and_both_value
     flags = ["--seed", "1", "--optim.learning-rate", "0.5", "--train.keep", "7"]
     finished = tiny.command("train", *tiny.flags(root, workdir), *flags)
     assert finished.code == 2
-    assert finished.err == (
+    assert tiny.complaints(finished.err) == [
         f"error: {workdir} is a run of another configuration (optim.learning_rate was 0.001, is "
-        "0.5, seed was 0, is 1): give the old values to resume it, or another --workdir\n"
-    )
+        "0.5, seed was 0, is 1): give the old values to resume it, or another --workdir; only "
+        + ", ".join(sorted(MAY_DIFFER - {"workdir"}))
+        + " may change"
+    ]
 
 
 @pytest.mark.parametrize("field", flatten(PRESETS["tiny"]()))
@@ -200,7 +202,7 @@ def test_a_field_may_differ_exactly_when_it_changes_nothing_that_was_computed(fi
     old = flatten(PRESETS["tiny"]())
     kept = json.loads(json.dumps(old))
     record.check_same_config("runs/x", flatten(from_flat(old)), kept)
-    changed = flatten(from_flat(old | {field: "changed"}))
+    changed = old | {field: "changed"}
     if field in harmless:
         record.check_same_config("runs/x", changed, kept)
     else:
@@ -218,7 +220,7 @@ def test_two_devices_train_save_one_copy_and_resume(root, tmp_path):
         flags = [*tiny.flags(root, tmp_path), *tiny.SMALL, "--train.steps", steps]
         process = tiny.start(root, "train", *flags, XLA_FLAGS=devices)
         out, err = process.communicate()
-        assert (process.returncode, err) == (0, "")
+        assert (process.returncode, tiny.complaints(err)) == (0, [])
         assert told in " ".join(out.split())
     state, fresh = tiny.state(tmp_path), build.new_state(build.build(record.load(str(tmp_path))))
     assert int(state.step) == 5

@@ -30,7 +30,7 @@ def contents(workdir):
 
 def test_it_ends_well_and_writes_what_it_promises(run):
     workdir, finished = run
-    assert (finished.code, finished.err) == (0, "")
+    assert (finished.code, tiny.complaints(finished.err)) == (0, [])
     assert "2 networks" in finished.out and str(workdir) in finished.out
     for name in FILES[:5]:
         with Image.open(workdir / name) as image:
@@ -86,6 +86,7 @@ MISTAKES = {
     "--workdir images": ("images holds a run of experiments.train",),
     "--seed -1": ("--seed must lie in", "-1"),
     "--networks 1": ("--networks must be at least 2, got 1",),
+    "--networks unet": ("--networks", "expected a number, got 'unet'"),
     "--num-points 1": ("--num-points must be at least 2",),
     "--train-steps 0": ("--train-steps must be at least 1",),
     "--batch-size 0": ("--batch-size must be at least 1",),

@@ -124,11 +124,13 @@ def test_a_schedule_that_leaves_signal_at_T_warns():
 
 def test_times_outside_the_schedule_raise_or_yield_nan_and_never_wrap():
     schedule = jaxddim.cosine(20)
-    for t in (-1, 21, np.int32(21), np.array([0, -1])):
+    for t in (-1, 21, np.int32(21), np.array([0, -1]), [3, 21], jnp.int32(-1), jnp.array([0, 21])):
         with pytest.raises(ValueError, match=r"0\.\.20"):
             schedule.scales(t)
-    t = jnp.array([-1, 0, 20, 21])
-    for scale in (*schedule.scales(t), *jax.jit(schedule.scales)(t)):
+    for t in (3.0, [3.0], np.array([3.0]), jnp.array(3.0), True, None):
+        with pytest.raises(ValueError, match="whole numbers"):
+            schedule.scales(t)
+    for scale in jax.jit(schedule.scales)(jnp.array([-1, 0, 20, 21])):
         assert np.isnan(scale).tolist() == [True, False, False, True]
 
 

@@ -1,5 +1,6 @@
 """Rendered cars: pure functions of (seed, index, size), and the dataset made from them."""
 
+import hashlib
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from experiments.cars import designs
+from experiments.cars import VERSION, designs
 from experiments.data.sources import rendered
 
 
@@ -147,3 +148,15 @@ def test_tensorflow_is_not_imported(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
+
+
+DRAWN = {"1.0.0": "9892da9478671c2e371ec76bde53b44412233485b0ea1a3d2f9f699929c4c0e8"}
+"""Version of the drawing -> sha256 over eight small pictures and their labels."""
+
+
+def test_other_pixels_or_labels_come_with_another_version():
+    pictures, kinds = rendered.render(range(8), size=24), rendered.labels(range(8))
+    found = hashlib.sha256(pictures.tobytes() + bytes(kinds.tolist())).hexdigest()
+    advice = "the drawing has changed: raise VERSION in experiments/cars and add its hash here"
+    assert DRAWN.get(VERSION) == found, advice
+    assert str(rendered.RenderedCars.VERSION) == VERSION

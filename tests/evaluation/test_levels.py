@@ -1,5 +1,7 @@
 """The loss at each noise level, for networks whose loss is known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,8 @@ class Network:
 
 
 def trained(function, variables=1.0):
-    config = tiny()
+    diffusion = dataclasses.replace(tiny().diffusion, kind="eps")
+    config = dataclasses.replace(tiny(), diffusion=diffusion)
     schedule = build_schedule(config.diffusion)
     return Trained(config, Network(function), schedule, variables, step=0)
 

@@ -51,6 +51,24 @@ def test_the_ode_finds_the_entropy_of_the_data(run, images):
     assert (found["num_images"], found["S"], found["clipped"]) == (10, 100, False)
 
 
+@pytest.mark.parametrize("steps, end", [(10, 95), (95, 95), (98, 98), (100, 100)])
+def test_the_times_of_the_ode_end_where_the_network_determines_the_image(
+    run, images, monkeypatch, steps, end
+):
+    """At 0.95 T of the cosine schedule for this eps-network, or where S times fit."""
+    monkeypatch.setattr(likelihoods, "ODE_STEPS", steps)
+    seen = []
+
+    def bits(key, denoise_fn, schedule, grid, x0, **_):
+        seen.append(grid)
+        return x0.mean((1, 2, 3))
+
+    monkeypatch.setattr(likelihood, "ode_bits_per_dim", bits)
+    (found,) = likelihoods.ode(run, images, 0).values()
+    assert found["grid_end"] == {"t": end, "T": 100}
+    assert (int(seen[0][0]), len(seen[0])) == (end, steps + 1)
+
+
 def test_the_bound_is_above_the_entropy_and_the_sum_of_its_terms(run, images):
     found = likelihoods.bound(run, images, 0)
     assert len(found) == 2

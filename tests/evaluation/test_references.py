@@ -120,7 +120,7 @@ def test_splits_are_kept_apart(network, splits):
     assert len(kept(splits)) == 3
 
 
-def test_a_file_with_another_recipe_or_cut_short_is_not_believed(network, splits, asked):
+def test_a_file_with_another_recipe_or_cut_short_is_not_believed(network, splits, asked, capsys):
     expected = references.reference(network, splits, "train")
     references.reference(network, splits, "holdout")
     train, holdout = sorted(kept(splits), key=lambda path: "holdout" in path.name)
@@ -133,6 +133,28 @@ def test_a_file_with_another_recipe_or_cut_short_is_not_believed(network, splits
         )
         assert asked
         assert train.read_bytes() == whole
+        told = capsys.readouterr().err
+        assert told.count(f"{train} was damaged") == (content != holdout.read_bytes())
+    references.reference(network, splits, "train")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["features", "mean", "scatter", "count", "recipe"])
+def test_a_file_without_an_array_or_with_one_of_another_shape_is_damage(
+    network, splits, asked, capsys, name
+):
+    expected = references.reference(network, splits, "train")
+    (path,) = kept(splits)
+    with np.load(path) as file:
+        arrays = dict(file)
+    array = arrays.pop(name)
+    for changed in (arrays, arrays | {name: array[:1]} if array.ndim else arrays):
+        np.savez(path, **changed)
+        asked.clear()
+        again = references.reference(network, splits, "train")
+        tiny.assert_same_bits(tuple(again), tuple(expected))
+        assert asked
+        assert "was damaged" in capsys.readouterr().err
 
 
 def test_where_nothing_can_be_kept_it_is_computed_all_the_same(network, splits, tmp_path):
@@ -180,5 +202,7 @@ def test_other_images_than_the_runs_are_refused(root, monkeypatch):
     record = records.read(str(workdir))
     record["data"]["fingerprint"] = "0"
     monkeypatch.setattr(records, "read", lambda workdir: record)
-    with pytest.raises(RunError, match=r"was trained on other images \(64 of rendered\)"):
+    with pytest.raises(
+        RunError, match=r"was trained on other images \(64 of rendered then, 64 now\)"
+    ):
         images.splits(str(workdir))

@@ -696,6 +696,10 @@ X, INDEX = jax.ShapeDtypeStruct((2, 8, 8, 3), "float32"), jax.ShapeDtypeStruct((
         (SMALL.copy(multipliers=()), X, INDEX, "at least one level"),
         (SMALL.copy(multipliers=(1, 0)), X, INDEX, "positive"),
         (SMALL.copy(num_blocks=0), X, INDEX, "num_blocks=0"),
+        (SMALL.copy(attention=(16,)), X, INDEX, r"attention=\(16,\).*size 16, they have 8, 4"),
+        (SMALL.copy(attention=(4, 2)), X, INDEX, "size 2, they have 8, 4"),
+        (SMALL.copy(patch=2, attention=(8,)), X, INDEX, "size 8, they have 4, 2"),
+        (SMALL.copy(multipliers=(1,)), X, INDEX, "size 4, they have 8"),
         (SMALL.copy(dropout=1.0), X, INDEX, "dropout=1.0"),
         (SMALL.copy(channels=2, groups=1), X, INDEX, "2 features"),
         (SMALL.copy(out_channels=0), X, INDEX, "0 output channels"),
@@ -730,3 +734,33 @@ def test_what_cannot_work_is_said(model, x, index, message):
 def test_a_wrong_label_is_said(model, label, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(model.init, jax.random.key(0), X, INDEX, label=label)
+
+
+LABELLED = TINY.copy(num_classes=3)
+
+
+@pytest.mark.parametrize("make", [list, np.array, jnp.array], ids=["list", "numpy", "jax"])
+@pytest.mark.parametrize("label", [[0, 4], [-1, 0], [0, 100], [3, -4]])
+@pytest.mark.usefixtures("unchecked")
+def test_a_label_beyond_the_classes_is_said(make, label):
+    variables = jax.eval_shape(LABELLED.init, jax.random.key(0), X, INDEX)
+
+    def call(variables, label=None):
+        x, index = jnp.zeros(X.shape), jnp.zeros(2, int)
+        return LABELLED.apply(variables, x, index, label=label)
+
+    message = "one integer label" if make is list else r"0\.\.3"  # 3 is the null class
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(partial(call, label=make(label)), variables)
+    jax.eval_shape(partial(call, label=np.array([3, 0])), variables)
+    jax.eval_shape(call, variables, label=jnp.array(label))  # traced
+
+
+@pytest.mark.parametrize("model", [SIMPLE, TINY, MLP()])
+@pytest.mark.usefixtures("unchecked")
+def test_a_negative_index_is_said(model):
+    x = jnp.zeros((2, 2) if isinstance(model, MLP) else X.shape)
+    for index in (np.array([0, -1]), jnp.array([-1, -1])):
+        with pytest.raises(ValueError, match="0 and above, got -1"):
+            jax.eval_shape(lambda key, index=index: model.init(key, x, index), jax.random.key(0))
+    jax.eval_shape(model.init, jax.random.key(0), x, jnp.array([-1, 0]))  # traced

@@ -1,6 +1,8 @@
 """The parts of `experiments.paper`: measurements and sentences with known answers."""
 
 import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -10,6 +12,8 @@ import pytest
 from PIL import Image
 
 import jaxddim
+from experiments import paper
+from experiments.data import cache
 from experiments.reproduction import (
     consistency,
     interpolation,
@@ -123,19 +127,44 @@ def test_names_with_dots_do_not_collide(make, computed):
     assert [value for _, value in computed] == [0.2, 0.5]
 
 
-@pytest.mark.parametrize("damage", ["cut", "arrays", "other"])
-def test_a_damaged_result_is_computed_anew(make, computed, damage, tmp_path):
+DAMAGE = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:50]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "missing": lambda path: path.unlink(),
+    "text": lambda path: path.write_text("no result"),
+}
+
+
+@pytest.mark.parametrize("kind", ["json", "npz"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_result_is_computed_anew_once_with_a_line(
+    make, computed, damage, kind, tmp_path, capsys
+):
+    ask(make(), "cell", {}, computed)
+    (file,) = (tmp_path / "cells").glob(f"*.{kind}")
+    DAMAGE[damage](file)
+    assert ask(make(), "cell", {}, computed, value=2.5).numbers == {"value": 2.5}
+    told = capsys.readouterr().err
+    assert told.count("was damaged") == ((damage, kind) != ("missing", "json"))
+    assert ask(make(), "cell", {}, computed, value=3.5).arrays["a"].tolist() == [2.5] * 3
+    assert capsys.readouterr().err == ""
+    assert len(computed) == 2
+
+
+def test_a_result_of_another_recipe_is_computed_anew(make, computed, tmp_path):
     ask(make(), "cell", {}, computed)
     (record,) = (tmp_path / "cells").glob("*.json")
-    if damage == "cut":
-        record.write_text(record.read_text()[:-5])
-    elif damage == "arrays":
-        (path,) = (tmp_path / "cells").glob("*.npz")
-        path.write_bytes(path.read_bytes()[:50])
-    else:
-        record.write_text(json.dumps({"recipe": {"other": 1}, "numbers": {"value": 7.0}}))
+    record.write_text(json.dumps({"recipe": {"other": 1}, "numbers": {"value": 7.0}}))
     assert ask(make(), "cell", {}, computed, value=2.5).numbers == {"value": 2.5}
-    assert len(computed) == 2
+
+
+def test_a_result_without_a_list_of_its_arrays_is_still_read(make, computed, tmp_path):
+    ask(make(), "cell", {}, computed)
+    (path,) = (tmp_path / "cells").glob("*.json")
+    record = json.loads(path.read_text())
+    assert record.pop("arrays") == ["a"]
+    path.write_text(json.dumps(record))
+    assert ask(make(), "cell", {}, computed, value=2.5).arrays["a"].tolist() == [1.5] * 3
 
 
 def test_a_result_that_fails_leaves_nothing_that_is_taken_for_one(make, computed):
@@ -153,12 +182,42 @@ def test_columns_end_with_the_largest_number_of_steps(make):
     assert make(max_steps=5).columns((10, 20, 100)) == [5]
 
 
+@pytest.mark.parametrize(
+    "schedule, kind, end, infinite",
+    [
+        (jaxddim.linear, "eps", 1000, False),
+        (jaxddim.cosine, "eps", 952, False),
+        (jaxddim.cosine, "score", 952, False),
+        (jaxddim.cosine, "v", 1000, False),
+        (jaxddim.cosine, "x0", 1000, False),
+        (jaxddim.jsd, "v", 1000, True),  # alpha is 0
+        (lambda: jaxddim.zero_terminal_snr(jaxddim.linear()), "x0", 1000, True),
+    ],
+)
+def test_paths_end_where_the_network_determines_the_image(make, schedule, kind, end, infinite):
+    of = make(schedule(), max_steps=1000)
+    of.run.denoiser = lambda variables, clip_x0=True: jaxddim.as_denoiser(
+        of.run.schedule, lambda x, index: x, kind=kind, clip_x0=clip_x0
+    )
+    assert of.path(10)[0] == of.grid_end()["t"] == of.end == end
+    assert of.grid(10)[0] == 1000  # of plain sampling
+    assert of.columns((10, 20), of.end) == [10, 20, end]
+    at_end, at_T = of.grid_end()["sigma_over_alpha"]
+    assert at_end > 1 and np.isinf(at_T) == infinite
+
+
 def test_noises_are_unit_and_their_own(make):
     one, other = (make().noise((50,), name) for name in ("arcs", "corners"))
     assert one.shape == (50, SIZE, SIZE, 3)
     assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.1
     assert float(jnp.std(one)) == pytest.approx(1, abs=0.05)
     np.testing.assert_array_equal(one, make().noise((50,), "arcs"))
+
+
+def test_noise_does_not_depend_on_the_format_of_the_image_cache(make, monkeypatch):
+    before = make().noise((1,), "arcs")
+    monkeypatch.setattr(cache, "FORMAT", 99)
+    np.testing.assert_array_equal(make().noise((1,), "arcs"), before)
 
 
 # -- table 1 -----------------------------------------------------------------------------
@@ -422,6 +481,80 @@ def test_ddim_is_euler_for_a_known_model(make, name):
     record = ode.measure(make(getattr(jaxddim, name)(1000)))
     assert record["largest"] < 1e-4
     assert "they are the same path" in "\n".join(ode.lines(record))
+
+
+SINGULAR = {
+    "jsd": (jaxddim.jsd(1000), 980),
+    "zero terminal SNR": (jaxddim.zero_terminal_snr(jaxddim.cosine(1000)), 980),
+    "T = 2": (jaxddim.jsd(2), 1),
+    "T = 1": (jaxddim.jsd(1), 0),
+}
+
+
+@pytest.mark.parametrize("name", SINGULAR)
+def test_where_alpha_is_0_at_T_the_paths_are_compared_from_the_next_time_on(make, name, capsys):
+    schedule, start = SINGULAR[name]
+    of = make(schedule, max_steps=schedule.num_steps)
+    first, again = (ode.measure(of) for _ in range(2))
+    assert capsys.readouterr().out.endswith("ode: already computed\n")
+    assert first["start"] == again["start"] == start
+    text = "\n".join(ode.lines(first))
+    assert text == "\n".join(ode.lines(again))
+    if start:
+        assert first == again
+        assert first["largest"] < 1e-4
+        assert f"from the same x at t = {start} by DDIM" in text
+        assert "they are the same path" in text
+    else:
+        assert "could not be compared" in text
+    for path in of.folder.rglob("*.json"):
+        json.loads(path.read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_is_kept_as_null_and_is_nan_both_times(make, number, capsys):
+    of = make()
+    for _ in range(2):
+        numbers = {"x": number, "y": [1.0, number], "name": "x"}
+        found = of.kept("a", {}, lambda numbers=numbers: study.Result(numbers, {}))
+        np.testing.assert_equal(found.numbers, {"x": np.nan, "y": [1.0, np.nan], "name": "x"})
+    assert capsys.readouterr().out.endswith("a: already computed\n")
+    (kept,) = (of.folder / "cells").glob("*.json")
+    assert json.loads(kept.read_text())["numbers"] == {"x": None, "y": [1.0, None], "name": "x"}
+
+
+def nulls(record):
+    """The record without its measured numbers, as report.json holds those that are not finite."""
+    if isinstance(record, dict):
+        return {name: nulls(value) for name, value in record.items()}
+    if isinstance(record, list):
+        return [nulls(value) for value in record]
+    return None if isinstance(record, float) else record
+
+
+@pytest.mark.parametrize("how", [nulls, lambda record: zeros(record)], ids=["null", "zero"])
+@pytest.mark.parametrize("name", paper.PARTS)
+def test_the_report_copes_with_numbers_that_could_not_be_measured(name, how):
+    """Every sentence of every part, of the report in docs/paper."""
+    path = Path(__file__).parents[2] / "docs" / "paper" / "report.json"
+    record = json.loads(path.read_text())
+    if name == "figure4" and how is not nulls:
+        pytest.skip("a time is never 0")
+    kept = {"seconds", "compiling", "ddpm_seconds", "rounds", "line"}
+    part = record["parts"][name]
+    part = how(part) | {key: part[key] for key in kept & part.keys()}
+    text = paper.markdown(record | {"parts": {name: part}})
+    assert "nan" not in text.split()
+    assert not re.search(r"\b(nan|None|inf)\b", text)
+
+
+def zeros(record):
+    """The record with 0 for its measured numbers: nothing is divided by them."""
+    if isinstance(record, dict):
+        return {name: zeros(value) for name, value in record.items()}
+    if isinstance(record, list):
+        return [zeros(value) for value in record]
+    return 0.0 if isinstance(record, float) else record
 
 
 def test_the_path_of_euler_for_a_model_with_one_noise(make):

@@ -238,7 +238,7 @@ def test_a_walk_that_stands_still_or_diverges_is_an_error(snr):
 def test_impossible_corrections_are_errors():
     with pytest.raises(ValueError, match="num_corrections must be at least 0, got -1"):
         jaxddim.corrector(jaxddim.ddim_step, -1, SNR)
-    with pytest.raises(ValueError, match="t must lie in"):
+    with pytest.raises(ValueError, match="t must be at least 0 and lie in"):
         jaxddim.langevin_step(SCHEDULE, X_T, NETWORK(X_T, 5), 21, snr=SNR)
     with pytest.raises(ValueError, match="a function such as ddim_step, or a Solver, got tuple"):
         jaxddim.integrate(KEY, NETWORK, SCHEDULE, GRID, X_T, step=())

@@ -1,12 +1,14 @@
 """The command line: flags in any form and order, and one line for each user error."""
 
 import json
+import subprocess
+import sys
 import time
 
 import jax
 import pytest
 
-from experiments.terminal import cli
+from experiments.terminal import cli, progress
 from jaxddim.runs.config import PRESETS, Config, flatten
 from tests import tiny
 
@@ -17,6 +19,7 @@ EXCLUSIVE = [("--train.steps", "--train.epochs")]
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(progress, "PATIENCE", 600)  # for a machine that is busy
 
 
 def parse(*words):
@@ -25,11 +28,16 @@ def parse(*words):
 
 def assert_mistake(finished, *parts):
     assert finished.code == 2
-    assert finished.err.startswith("error: ")
-    assert finished.err.count("\n") == 1
-    assert finished.err.endswith("\n")
+    (line,) = tiny.complaints(finished.err)
+    assert line.startswith("error: ")
+    assert finished.err.endswith(f"{line}\n")
     for part in parts:
-        assert part in finished.err
+        assert part in line
+
+
+def assert_only_mistake(finished, *parts):
+    assert_mistake(finished, *parts)
+    assert finished.err.count("\n") == 1
 
 
 # -- flags -------------------------------------------------------------------------
@@ -107,23 +115,57 @@ TRAIN = {
     "--optim.decay-steps 5 --optim.warmup-steps 5": ("--optim.decay-steps 5 must be",),
     "--train.sample-steps 2000": ("2000", "1000 training steps"),
     "--diffusion.num-steps 0": ("at least 1",),
-    "--diffusion.zero-terminal-snr": ("zero terminal SNR", 'kind="v"'),
-    "--model.channels 0": ("channels=0",),
-    "--model.groups 3": ("groups=3",),
-    "--model.multipliers": ("multipliers=()",),
-    "--model.dropout 2": ("dropout=2.0",),
-    "--model.patch 3": ("16x16", "patch=3"),
-    "--data.image-size 7": ("7x7 images", "multiples of 2"),
+    "--diffusion.zero-terminal-snr --diffusion.kind eps": (
+        "zero terminal SNR",
+        "--diffusion.kind v",
+    ),
+    "--diffusion.schedule jsd --diffusion.kind eps": ("zero terminal SNR", "--diffusion.kind x0"),
+    "--diffusion.zero-terminal-snr --diffusion.kind score": ("--diffusion.kind score does not go",),
+    "--diffusion.zero-terminal-snr --diffusion.num-steps 1 --train.sample-steps 1": (
+        "--diffusion.zero-terminal-snr needs --diffusion.num-steps 2",
+    ),
+    "--diffusion.num-steps 1": ("--train.sample-steps 5", "into 1 training step"),
+    "--model.channels 0": ("--model.channels=0",),
+    "--model.groups 3": ("--model.groups=3",),
+    "--model.multipliers": ("--model.multipliers=()",),
+    "--model.dropout 2": ("--model.dropout=2.0",),
+    "--model.num-blocks 0": ("--model.num-blocks=0",),
+    "--model.patch 3": ("16x16", "--model.patch=3"),
+    "--data.image-size 7": ("7x7 images (--data.image-size)", "multiples of 2"),
     "--data.image-size 0": ("--data.image-size", "got 0"),
     "--data.image-size -1": ("--data.image-size", "got -1"),
     "--model.name simple_unet --data.image-size 9": ("9x9",),
-    "--model.name simple_unet --model.multipliers 1": ("SimpleUNet", "(8,)"),
+    "--model.name simple_unet --model.multipliers 1": (
+        "SimpleUNet",
+        "--model.channels x --model.multipliers=(8,)",
+    ),
+    "--lr 1": ("unknown flag --lr", "did you mean --optim.learning-rate?"),
+    "--bs 1": ("did you mean --train.batch-size?",),
+    "--learning_rate 1": ("unknown flag --learning_rate; did you mean --optim.learning-rate?",),
+    "--steps 3": ("unknown flag --steps; did you mean --train.steps?",),
+    "--path x": ("unknown flag --path; did you mean --data.path?",),
+    "--flip": ("did you mean --data.flip?",),
+    "--no-flip": ("did you mean --data.no-flip?",),
+    "--no-data.flip": ("did you mean --data.no-flip?",),
+    "--data.flip false": ("--data.flip takes no value, got 'false'", "--data.no-flip for off"),
+    "--data.flip=false": ("--data.flip takes no value, got 'false'", "--data.no-flip for off"),
+    "--data.no-flip 1": ("--data.flip takes no value, got '1'",),
+    "--model.remat True": ("--model.remat takes no value, got 'True'", "--model.no-remat"),
+    "--diffusion.zero_terminal_snr no": ("--diffusion.no-zero-terminal-snr for off",),
+    "--optim.clip x": ("--optim.clip", "expected a number, got 'x'"),
+    "--train.init-from none": ("--train.init-from: ", "none holds no run"),
+    "--train.init-from empty": ("--train.init-from: ", "empty holds no run"),
+    "--train.init-from torn": ("--train.init-from: ", "torn/config.json is not the record of"),
+    "--train.init-from larger": (
+        "--train.init-from ",
+        "another network (model.channels was 16, is 8, model.patch was 2, is 1)",
+    ),
     "--data.holdout 0": ("--data.holdout 0",),
     "--data.num-images 0": ("--data.num-images 0",),
-    "--data.num-images 1": ("1 usable image",),
+    "--data.num-images 1": ("1 usable image:",),
     "--data.classes blimp": ("unknown class 'blimp'",),
     "--data.source folder": ("needs --data.path",),
-    "--data.source folder --data.path none": ("none: no such folder",),
+    "--data.source folder --data.path none": ("none: no such folder", "--data.path"),
     "--data.source folder --data.path file": ("file is a file",),
     "--data.source folder --data.path empty": ("empty: no files in it", "--data.path"),
     "--data.source folder --data.path text": ("no usable image", "a.jpg (not an image)"),
@@ -150,6 +192,7 @@ SAMPLE = {
     "--steps 0": ("--steps must be at least 1",),
     "--batch-size 0": ("--batch-size must be at least 1",),
     "--seed -1": ("--seed", "-1"),
+    "--num x": ("--num", "expected a number, got 'x'"),
     "--out=": ("--out is missing",),
     "--out a.jpg": ("--out a.jpg: expected a FILE.png",),
     "--out file": ("--out: file cannot be made",),
@@ -176,7 +219,7 @@ PREPARE = {
 @pytest.fixture
 def _traps(tmp_path):
     """Files and folders that the invalid calls refer to."""
-    for name in ("empty", "text", "torn", "number", "hollow", "other"):
+    for name in ("empty", "text", "torn", "number", "hollow", "other", "larger"):
         (tmp_path / name).mkdir()
     (tmp_path / "file").write_text("")
     (tmp_path / "text" / "a.jpg").write_text("no image")
@@ -185,6 +228,8 @@ def _traps(tmp_path):
     (tmp_path / "hollow" / "config.json").write_text('{"config": {}}')
     record = {"config": flatten(PRESETS["tiny"]()) | {"seed": 1}}
     (tmp_path / "other" / "config.json").write_text(json.dumps(record))
+    record["config"] |= {"model.channels": 16, "model.patch": 2}
+    (tmp_path / "larger" / "config.json").write_text(json.dumps(record))
 
 
 @pytest.mark.usefixtures("_traps")
@@ -192,7 +237,8 @@ def _traps(tmp_path):
 def test_a_mistake_in_training_is_one_line_and_2_and_starts_no_run(words, tmp_path):
     named = [] if "--conf" in words else ["--config", "tiny"]
     before = sorted(tmp_path.iterdir())
-    assert_mistake(tiny.command("train", "--workdir", "new", *named, *words.split()), *TRAIN[words])
+    finished = tiny.command("train", "--workdir", "new", *named, *words.split())
+    assert_only_mistake(finished, *TRAIN[words])
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -200,14 +246,14 @@ def test_a_mistake_in_training_is_one_line_and_2_and_starts_no_run(words, tmp_pa
 @pytest.mark.parametrize("words", SAMPLE)
 def test_a_mistake_in_sampling_is_one_line_and_2(words, tmp_path):
     flags = ["--workdir", "none", "--out", "a.png", *words.split()]
-    assert_mistake(tiny.command("sample", *flags), *SAMPLE[words])
+    assert_only_mistake(tiny.command("sample", *flags), *SAMPLE[words])
     assert not (tmp_path / "a.png").exists()
 
 
 @pytest.mark.usefixtures("_traps")
 @pytest.mark.parametrize("words", PREPARE)
 def test_a_mistake_in_preparing_is_one_line_and_2(words):
-    assert_mistake(tiny.command("prepare", *words.split()), *PREPARE[words])
+    assert_only_mistake(tiny.command("prepare", *words.split()), *PREPARE[words])
 
 
 def test_a_batch_must_divide_over_the_devices(monkeypatch):
@@ -241,6 +287,53 @@ def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
 
     with pytest.raises(ZeroDivisionError):
         cli.run(broken, Config, presets=PRESETS)
+
+
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "paper", "swiss_roll"])
+def test_help_shows_what_is_required(name):
+    out = tiny.command(name, "--help").out
+    assert "Folder of the run. (required)" in out
+    assert "(default: '')" not in out
+
+
+# -- Ctrl-C --------------------------------------------------------------------------
+
+
+def stopped(*arguments, **options):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "flags"),
+    [
+        ("sample", "jaxddim.runs.trained.restore", ["--out", "new.png"]),
+        ("evaluate", "jaxddim.runs.trained.restore", []),
+        ("paper", "jaxddim.runs.trained.restore", []),
+        ("train", "experiments.data.load", ["--config", "tiny"]),
+        ("swiss_roll", "experiments.points.roll.optimizer", []),
+        ("prepare", "experiments.data.sources.stanford_cars.ensure", []),
+    ],
+)
+def test_ctrl_c_is_one_line_and_130(monkeypatch, tmp_path, name, where, flags):
+    monkeypatch.setattr(where, stopped)
+    workdir = [] if name == "prepare" else ["--workdir", "run"]
+    finished = tiny.command(name, *workdir, *flags)
+    assert (finished.code, tiny.complaints(finished.err)) == (130, ["stopped by Ctrl-C"])
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".part", ".png")]
+
+
+def test_ctrl_c_while_a_command_is_imported_is_one_line_and_130(root):
+    lines = "import sys; sys.argv = ['-m']; import experiments; raise KeyboardInterrupt"
+    process = subprocess.run(
+        [sys.executable, "-c", lines], cwd=tiny.REPOSITORY, capture_output=True, text=True
+    )
+    assert (process.returncode, process.stderr) == (130, "stopped by Ctrl-C\n")
+    lines = lines.replace("KeyboardInterrupt", "ValueError")
+    process = subprocess.run(
+        [sys.executable, "-c", lines], cwd=tiny.REPOSITORY, capture_output=True, text=True
+    )
+    assert process.returncode == 1
+    assert "Traceback" in process.stderr
 
 
 @pytest.mark.parametrize(("answer", "code"), [(None, 0), (0, 0), (143, 143)])

@@ -1,14 +1,18 @@
 """Output files: pixel values, pictures, metrics.jsonl, TensorBoard events, JSON and arrays."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.evaluation.pictures import save_histogram
 from experiments.terminal import files, pictures
 from experiments.trainer.log import Log
+from jaxddim.runs import record as records
 from jaxddim.runs.drawing import to_uint8
+from jaxddim.runs.errors import RunError
 from tests import tiny
 
 
@@ -19,7 +23,7 @@ def levels(*values):
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(-1, 0), (1, 255), (0, 128), (-7.0, 0), (1.001, 255), (np.inf, 255), (-np.inf, 0)],
+    [(-1, 0), (1, 255), (0, 128), (-7.0, 0), (1.001, 255)],
 )
 def test_pixels_have_known_values_at_the_ends_in_the_middle_and_outside(value, expected):
     assert to_uint8(np.float32(value)) == expected
@@ -129,10 +133,45 @@ def test_json_has_a_line_a_name_and_lists_of_numbers_on_one():
     assert "      [1, 2],\n      [3, 4]\n" in text
 
 
-def test_json_holds_finite_numbers_only(tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        files.save_json(tmp_path / "a.json", {"a": float("nan")})
-    assert not (tmp_path / "a.json").exists()
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, np.float64(np.nan)])
+@pytest.mark.parametrize("where", ["save_json", "to_json", "metrics.jsonl"])
+def test_json_has_null_for_a_number_that_is_not_finite(tmp_path, where, number):
+    path = tmp_path / "a.json"
+    if where == "save_json":
+        files.save_json(path, {"step": 1, "a": number, "b": 2.5})
+    elif where == "to_json":
+        path.write_text(files.to_json({"step": 1, "a": number, "b": 2.5}))
+    else:
+        log, path = Log(tmp_path), tmp_path / where
+        log.write(1, a=number, b=2.5)
+        log.close()
+    constants = []
+    read = json.loads(path.read_text(), parse_constant=constants.append)
+    assert (read, constants) == ({"step": 1, "a": None, "b": 2.5}, [])
+
+
+WRITERS = {
+    "json": lambda path: files.save_json(path, {"a": 1}),
+    "text": lambda path: files.save_text(path, "text"),
+    "arrays": lambda path: files.save_arrays(path, a=np.zeros(3)),
+    "png": lambda path: pictures.save_png(path, np.zeros((2, 2, 3), np.uint8)),
+    "npz": lambda path: pictures.save_npz(path, np.zeros((1, 2, 2, 3), np.uint8)),
+    "histogram": lambda path: save_histogram(path, np.ones(3), np.ones(3), "x"),
+    "record": lambda path: records.write(str(path.parent), {"config": {}}),
+    "names": lambda path: records.write_names(str(path.parent), ["a"]),
+}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_write_that_is_stopped_leaves_no_file(tmp_path, monkeypatch, name, error):
+    def stopped(*arguments):
+        raise error
+
+    monkeypatch.setattr(Path, "replace", stopped)
+    with pytest.raises((error, RunError)):
+        WRITERS[name](tmp_path / "a.png")
+    assert not list(tmp_path.iterdir())
 
 
 def test_arrays_come_back_bit_for_bit(tmp_path):

@@ -91,6 +91,33 @@ def test_commands_switch_it_on(words, tmp_path, monkeypatch):
     assert folder_in_use() == str(tmp_path / "cache" / "jaxddim" / "compiled")
 
 
+DAMAGE = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:100]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("no program"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_entry_is_compiled_again_once_with_a_line(kind, tmp_path, capsys):
+    startup.switch_on()
+    startup.switch_on()  # which changes nothing
+    folder = tmp_path / "cache" / "jaxddim" / "compiled"
+    said = []
+    for _ in range(3):
+        jax.clear_caches()
+        compilation_cache.reset_cache()
+        assert jax.jit(lambda x: x * 3 + 0.125)(1.0) == 3.125
+        said.append(capsys.readouterr().err)
+        if len(said) == 1:
+            whole = {path: path.read_bytes() for path in folder.glob("*-cache")}
+            for path in whole:
+                DAMAGE[kind](path)
+    assert said[0] == said[2] == ""
+    assert said[1].count("was damaged: compiling again") == len(whole) > 0
+    assert {path: path.stat().st_size for path in folder.glob("*-cache")}.keys() == whole.keys()
+
+
 COMMANDS = sorted(path.stem for path in (tiny.REPOSITORY / "experiments").glob("[a-z]*.py"))
 
 

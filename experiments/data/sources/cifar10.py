@@ -69,8 +69,9 @@ def ensure(path: str | None, data_dir: str | None) -> tuple[Path, tuple[str, ...
             "folder DIR, then run `python -m experiments.prepare --source cifar10 --path DIR` "
             f"(looked in {target} and {place})"
         )
+    notes = prepared.make_room(target)
     prepared.write(_writer_class()(files, data_dir=str(prepared.data_root(data_dir))))
-    return target, ()
+    return target, notes
 
 
 def builder(data_dir: str | None) -> Any:
@@ -114,7 +115,10 @@ def _writer_class() -> Any:
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
             del dl_manager  # nothing to download
             self.info.features["label"].names = CLASSES
-            return {split: _examples(self._files, split) for split in FILES}
+            return {
+                split: prepared.counted(_examples(self._files, split), f"cifar10 ({split})")
+                for split in FILES
+            }
 
         def _generate_examples(self) -> None:  # pyrefly: ignore[bad-override]
             """Required by TFDS; `_split_generators` does not use it."""

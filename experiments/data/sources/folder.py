@@ -1,17 +1,27 @@
 """A folder tree of pictures as a source; other files in it are skipped.
 
-Hidden files and folders are ignored. Every other regular file goes to the decoder,
-which skips what is not a picture. Files are sorted by name, so two machines with the
-same files see the same pictures. The folders directly below the root are the classes.
+Hidden files and folders are ignored, and so are the folders of runs, which hold samples.
+Every other regular file goes to the decoder, which skips what is not a picture. Files are
+sorted by name, so two machines with the same files see the same pictures. The folders
+directly below the root are the classes.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from experiments.data.decoding import Pictures
 from experiments.terminal.errors import UserError
+from experiments.terminal.files import located
+from experiments.terminal.texts import listed
+
+GIVE = "give the folder that holds the images, as --data.path (as --path in experiments.prepare)"
+WRITTEN = ("checkpoints", "evaluations", "paper", "samples")  # folders in the folder of a run
+LOGS = ("config.json", "images.json", "metrics.jsonl", "events.out.tfevents.")
+"""How the names of the files in the folder of a run begin."""
+
+Stamp = tuple[int, int, int, int]
 
 
 class Listing(NamedTuple):
@@ -19,8 +29,9 @@ class Listing(NamedTuple):
 
     root: Path
     names: tuple[str, ...]  # relative to root, with slashes, sorted
-    stamps: tuple[tuple[int, int], ...]  # (bytes, modification time in ns) of each
+    stamps: tuple[Stamp, ...]  # of each
     skipped: tuple[str, ...]  # folders and files that cannot be read
+    runs: tuple[str, ...] = ()  # folders that runs were written to, which are left out
 
 
 def scan(path: str | os.PathLike[str]) -> Listing:
@@ -35,16 +46,46 @@ def scan(path: str | os.PathLike[str]) -> Listing:
     """
     root = existing(path)
     skipped: list[str] = []
-    found = sorted(walk(root, skipped))
+    runs: list[str] = []
+    found = sorted(walk(root, skipped, runs=runs))
     if not found:
         trouble = f" (cannot read {skipped[0]})" if skipped else ""
+        trouble += f" ({runs_note(runs)})" if runs else ""
         raise UserError(f"{root}: no files in it{trouble}; --data.path takes a folder of images")
     return Listing(
         root,
-        tuple(name for name, *_ in found),
-        tuple((size, mtime) for _, size, mtime in found),
+        tuple(name for name, _ in found),
+        tuple(stamp for _, stamp in found),
         tuple(sorted(skipped)),
+        tuple(sorted(runs)),
     )
+
+
+def stamp(status: os.stat_result) -> Stamp:
+    """What changes with a file's content: bytes, both times in ns, and the number of the file."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def runs_note(runs: Sequence[str]) -> str:
+    """One line on the folders of runs that are left out."""
+    return f"images: left out what runs have written ({listed(runs)})"
+
+
+def only(listing: Listing, names: Sequence[str]) -> Listing:
+    """The listing without files other than these.
+
+    Raises:
+      UserError: when some of them are not there.
+    """
+    stamps = dict(zip(listing.names, listing.stamps, strict=True))
+    gone = [name for name in names if name not in stamps]
+    if gone:
+        raise UserError(
+            f"{listing.root}: the run's images were {len(names)} files, there are "
+            f"{len(stamps)} now and {len(gone)} of the run's are gone ({listed(gone)}): restore "
+            "them, or name the folder that holds them with --data.path"
+        )
+    return listing._replace(names=tuple(names), stamps=tuple(stamps[name] for name in names))
 
 
 def existing(path: str | os.PathLike[str]) -> Path:
@@ -53,16 +94,22 @@ def existing(path: str | os.PathLike[str]) -> Path:
     Raises:
       UserError: when it does not exist or is not a folder.
     """
-    root = Path(path).expanduser()
+    root = located(path)
     if root.is_dir():
         return root
     if root.exists():
-        raise UserError(f"{root} is a file; give the folder that holds the images")
-    raise UserError(f"{root}: no such folder; give the folder that holds the images")
+        raise UserError(f"{root} is a file; {GIVE}")
+    raise UserError(f"{root}: no such folder; {GIVE}")
 
 
-def walk(root: Path, skipped: list[str], *, depth: int = 64) -> Iterator[tuple[str, int, int]]:
-    """Yield (relative name, bytes, mtime_ns); append what cannot be read to `skipped`."""
+def walk(
+    root: Path, skipped: list[str], *, depth: int = 64, runs: list[str] | None = None
+) -> Iterator[tuple[str, Stamp]]:
+    """Yield (relative name, stamp); append what cannot be read to `skipped`.
+
+    The folders of runs are left out, and appended to `runs`. Where `root` itself is one, what a
+    run writes there is left out.
+    """
 
     def relative(path: str | os.PathLike[str]) -> str:
         return Path(os.path.relpath(path, root)).as_posix()
@@ -78,6 +125,15 @@ def walk(root: Path, skipped: list[str], *, depth: int = 64) -> Iterator[tuple[s
             continue
         seen.add((status.st_dev, status.st_ino))
         below = sorted(name for name in subfolders if not name.startswith("."))
+        if "config.json" in files and "checkpoints" in below:
+            mine = [name for name in WRITTEN if name in below] if Path(folder) == root else []
+            if runs is not None:
+                runs += mine or [relative(folder)]
+            if not mine:
+                subfolders.clear()
+                continue
+            below = [name for name in below if name not in mine]
+            files = [name for name in files if not name.startswith(LOGS)]
         subfolders[:] = below if relative(folder).count("/") < depth else []
         for name in files:
             if name.startswith("."):
@@ -89,7 +145,7 @@ def walk(root: Path, skipped: list[str], *, depth: int = 64) -> Iterator[tuple[s
                 skipped.append(f"{relative(path)} (broken link)")
                 continue
             if path.is_file():  # not a pipe or a device, where reading would hang
-                yield relative(path), status.st_size, status.st_mtime_ns
+                yield relative(path), stamp(status)
 
 
 def class_names(listing: Listing) -> tuple[str, ...]:

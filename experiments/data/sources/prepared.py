@@ -5,11 +5,11 @@ TFDS is imported only where the files alone are not enough, since importing it i
 """
 
 import contextlib
-import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,15 +17,42 @@ import numpy as np
 
 from experiments.data.decoding import Pictures
 from experiments.terminal.errors import UserError
+from experiments.terminal.files import cache_dir, located
+from experiments.terminal.progress import STDERR, stage, ticks
 from experiments.terminal.texts import brief
 
 ARRAY_RECORD = "array_record"
 
 
 def data_root(data_dir: str | None) -> Path:
-    """The TFDS data folder: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(chosen).expanduser()
+    """The TFDS data folder: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+
+    Raises:
+      UserError: when none is chosen and there is no home folder.
+    """
+    chosen = data_dir or os.environ.get("TFDS_DATA_DIR")
+    if chosen:
+        return located(chosen)
+    try:
+        return located("~/tensorflow_datasets")
+    except UserError as error:
+        raise UserError(
+            f"no TFDS data folder: give --data-dir (in training: --data.data-dir) ({error})"
+        ) from None
+
+
+def place(data_dir: str | None, cache_folder: str | None) -> Path:
+    """`data_root`; without a home folder, a folder in the cache folder.
+
+    Raises:
+      UserError: when neither is chosen and there is no home folder.
+    """
+    if data_dir or os.environ.get("TFDS_DATA_DIR"):
+        return data_root(data_dir)
+    try:
+        return data_root(None)
+    except UserError:
+        return cache_dir(cache_folder) / "tensorflow_datasets"
 
 
 def file_format(dataset: Path) -> str | None:
@@ -34,7 +61,7 @@ def file_format(dataset: Path) -> str | None:
         about = json.loads((dataset / "dataset_info.json").read_text())
     except (OSError, ValueError):
         return None
-    return about.get("fileFormat", "tfrecord")
+    return about.get("fileFormat", "tfrecord") if isinstance(about, dict) else None
 
 
 def there(dataset: Path, path: str | None) -> tuple[str, ...] | None:
@@ -59,16 +86,43 @@ def there(dataset: Path, path: str | None) -> tuple[str, ...] | None:
     return (unread,) if path else ()
 
 
-def stamp(dataset: Path) -> str:
-    """A hash that changes when the dataset in this folder is prepared again."""
-    about = dataset / "dataset_info.json"
-    text = about.read_bytes() + str(about.stat().st_mtime_ns).encode()
-    return hashlib.sha256(text).hexdigest()
+@contextlib.contextmanager
+def readable(dataset: Path) -> Iterator[None]:
+    """Reports any error inside as damage to the prepared dataset.
+
+    Raises:
+      UserError: instead of the error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # damaged files may raise anything
+        name = dataset.parent.name
+        raise UserError(
+            f"{dataset} is damaged ({brief(error)}): remove that folder, and prepare it again with "
+            f"python -m experiments.prepare --source {name} --path DIR"
+        ) from error
 
 
 def split_sizes(builder: Any) -> dict[str, int]:
     """Number of examples of each split."""
     return {name: int(split.num_examples) for name, split in builder.info.splits.items()}
+
+
+def make_room(dataset: Path) -> tuple[str, ...]:
+    """Remove the folder NAME/VERSION if it holds a damaged dataset; returns messages for the user.
+
+    Raises:
+      UserError: when it cannot be removed.
+    """
+    if not dataset.exists() or file_format(dataset) is not None:
+        return ()
+    try:
+        shutil.rmtree(dataset)
+    except OSError as error:
+        raise UserError(f"{dataset} is damaged and cannot be removed ({brief(error)})") from None
+    return (f"{dataset} was damaged (no readable dataset_info.json): made again",)
 
 
 def write(builder: Any) -> None:
@@ -80,8 +134,11 @@ def write(builder: Any) -> None:
     import tensorflow_datasets as tfds
 
     offline = tfds.download.DownloadConfig(try_download_gcs=False)
+    tfds.display_progress_bar(STDERR.is_terminal)  # elsewhere it writes a state ten times a second
+    told = stage(f"converting {builder.name}", wait=True, spinner=False)
+    reports = io.StringIO()  # of downloads, of which there are none
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it reports downloads; there are none
+        with told, contextlib.redirect_stdout(reports):
             builder.download_and_prepare(file_format=ARRAY_RECORD, download_config=offline)
     except OSError as error:
         if file_format(Path(builder.data_dir)) == ARRAY_RECORD:
@@ -90,6 +147,15 @@ def write(builder: Any) -> None:
             f"cannot write {builder.data_dir}: {brief(error)}; free some space there, or choose "
             "another folder with --data-dir (in training: --data.data-dir)"
         ) from error
+
+
+def counted(examples: Iterable[Any], what: str) -> Iterator[Any]:
+    """The examples that are written; without a terminal, their number is told now and then."""
+    tell = ticks(f"converting {what}", None, "picture")
+    for number, example in enumerate(examples, 1):
+        if not STDERR.is_terminal:
+            tell(number)
+        yield example
 
 
 def pictures(builder: Any) -> Pictures:
@@ -102,16 +168,20 @@ def pictures(builder: Any) -> Pictures:
     sources = [builder.as_data_source(split, decoders=decoders) for split in splits]
     names = [f"{split} {i}" for split in splits for i in range(sizes[split])]
     ends = np.cumsum([sizes[split] for split in splits])
-    return Pictures(names, _reader(sources, ends), tuple(builder.info.features["label"].names))
+    read = _reader(Path(builder.data_dir), sources, ends)
+    return Pictures(names, read, tuple(builder.info.features["label"].names))
 
 
-def _reader(sources: list[Any], ends: np.ndarray) -> Callable[[int], tuple[BinaryIO, int]]:
+def _reader(
+    dataset: Path, sources: list[Any], ends: np.ndarray
+) -> Callable[[int], tuple[BinaryIO, int]]:
     """Position over all sources -> (encoded file, label)."""
 
     def read(index: int) -> tuple[BinaryIO, int]:
         which = int(np.searchsorted(ends, index, side="right"))
         source = sources[which]
-        example = source[index - int(ends[which]) + len(source)]
-        return io.BytesIO(example["image"]), int(example["label"])
+        with readable(dataset):
+            example = source[index - int(ends[which]) + len(source)]
+            return io.BytesIO(example["image"]), int(example["label"])
 
     return read

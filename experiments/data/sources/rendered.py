@@ -9,7 +9,9 @@ import contextlib
 import dataclasses
 import io
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -17,10 +19,23 @@ import tensorflow_datasets as tfds
 from absl import logging
 from PIL import Image
 
+from experiments.cars import VERSION
 from experiments.cars.drawing import BODY_TYPES, labels, render
+from experiments.data.decoding import Pictures
+from experiments.data.sources import prepared
 from experiments.data.sources.prepared import ARRAY_RECORD
+from experiments.terminal.progress import tracked
+from experiments.terminal.texts import brief
 
-__all__ = ["BODY_TYPES", "RenderedCars", "RenderedConfig", "labels", "prepare", "render"]
+__all__ = [
+    "BODY_TYPES",
+    "RenderedCars",
+    "RenderedConfig",
+    "labels",
+    "pictures",
+    "prepare",
+    "render",
+]
 
 _BLOCK = 64  # pictures drawn before they are written
 
@@ -47,7 +62,7 @@ class RenderedConfig(tfds.core.BuilderConfig):
 class RenderedCars(tfds.core.GeneratorBasedBuilder):
     """Rendered pictures of cars with their body types."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS: ClassVar = [RenderedConfig()]
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -71,7 +86,8 @@ class RenderedCars(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self) -> Iterator[tuple[int, dict]]:
         # In one thread: with arrays this small, two were slower, contending for the GIL.
         config = self.builder_config
-        for start in range(0, config.num_images, _BLOCK):
+        starts = range(0, config.num_images, _BLOCK)
+        for start in tracked(starts, "drawing cars", wait=True):
             block = range(start, min(start + _BLOCK, config.num_images))
             pictures = render(block, size=config.size, seed=config.seed)
             kinds = labels(block, seed=config.seed)
@@ -124,3 +140,40 @@ def prepare(
                 if not builder.is_prepared():
                     raise
     return builder
+
+
+def pictures(
+    size: int, num_images: int, *, data_dir: str | os.PathLike
+) -> tuple[Pictures, tuple[str, ...]]:
+    """The first pictures of seed 0 from disk, and messages for the user.
+
+    What is on disk is read as a whole first; if it is damaged, it is drawn again.
+
+    Args:
+      size: height and width in pixels.
+      num_images: how many pictures.
+      data_dir: TFDS data folder.
+    Raises:
+      OSError: when they cannot be written.
+    """
+    try:
+        return _whole(size, num_images, data_dir), ()
+    except OSError:
+        raise
+    except Exception as error:  # damaged files may raise anything
+        name = RenderedConfig(size=size, num_images=num_images).name
+        folder = Path(data_dir, RenderedCars.name, name, VERSION)
+        if not folder.exists():
+            raise
+        shutil.rmtree(folder)
+        note = f"rendered cars in {folder} were damaged ({brief(error)}): drawn again"
+        return _whole(size, num_images, data_dir), (note,)
+
+
+def _whole(size: int, num_images: int, data_dir: str | os.PathLike) -> Pictures:
+    found = prepared.pictures(prepare(size, num_images, data_dir=data_dir))
+    if len(found.names) != num_images:
+        raise ValueError(f"{len(found.names)} pictures, expected {num_images}")
+    for index in range(num_images):
+        found.read(index)
+    return found

@@ -15,9 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from experiments.data import decoding
 from experiments.data.sources import layouts, prepared
 from experiments.data.sources.layouts import Layout, Note, Picture
 from experiments.terminal.errors import UserError
+from experiments.terminal.files import located
+from experiments.terminal.progress import stage
 from experiments.terminal.texts import listed
 
 VERSION = "2.1.0"
@@ -52,7 +55,7 @@ def available(path: str | None, data_dir: str | None) -> bool:
     ready = prepared.file_format(folder(data_dir)) is not None
     if path is None:
         return ready or _in_manual_folder(data_dir) is not None
-    if ready and not Path(path).expanduser().exists():
+    if ready and not located(path).exists():
         return True
     return layouts.find(path) is not None
 
@@ -86,7 +89,8 @@ def ensure(path: str | None, data_dir: str | None) -> tuple[Path, tuple[str, ...
 
 def prepare(layout: Layout, data_dir: str | None) -> tuple[str, ...]:
     """Write the files of a layout as TFDS cars196; returns messages for the user."""
-    notes = layouts.checksum_notes(layout)
+    with stage("checking the files of cars196", wait=True):
+        notes = layouts.checksum_notes(layout) + prepared.make_room(folder(data_dir))
     troubles: layouts.Troubles = defaultdict(list)
     writer = _writer_class()(layout, troubles, data_dir=str(prepared.data_root(data_dir)))
     prepared.write(writer)
@@ -130,7 +134,8 @@ def _writer_class() -> Any:
         def _generate_examples(  # pyrefly: ignore[bad-override]
             self, notes: dict[tuple[str, str], Note], split: str
         ) -> Any:
-            return _examples(self._layout, notes, split, self._troubles)
+            found = _examples(self._layout, notes, split, self._troubles)
+            return prepared.counted(found, f"cars196 ({split})")
 
     return Cars196
 
@@ -165,11 +170,8 @@ def _examples(
 
 def _size(picture: Picture) -> tuple[int, int] | None:
     """Width and height from the header, None if it is not a picture."""
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(picture.data)) as image:
-            return image.size
+        return decoding.opened(io.BytesIO(picture.data), lambda image: image.size)
     except Exception:  # decoders may raise anything on damaged files
         return None
 

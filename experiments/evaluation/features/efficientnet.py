@@ -161,7 +161,7 @@ def _depthwise(x: jax.Array, layer: Params, stride: int) -> jax.Array:
             for i in range(size)
             for j in range(size)
         )
-        return sum(products, jnp.zeros(()))
+        return sum(products, jnp.float32(0))
 
     def direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(

@@ -1,7 +1,6 @@
 """Loading feature networks, with their weights, by name."""
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import jaxddim
 from experiments.evaluation.features import efficientnet, inception
 from experiments.evaluation.features.networks import FeatureNetwork
 from experiments.terminal.errors import UserError, user_mistakes
+from experiments.terminal.files import located
 
 
 def load(name: str, weights: str | None = None) -> FeatureNetwork:
@@ -30,7 +30,7 @@ def load(name: str, weights: str | None = None) -> FeatureNetwork:
                 "--network inception needs --network-weights FILE, the weights that define "
                 "the FID: pt_inception-2015-12-05-6726825d.pth from the releases of pytorch-fid"
             )
-        kind, path = inception, Path(weights).expanduser()
+        kind, path = inception, located(weights)
     else:
         if weights is not None:
             raise UserError("--network-weights belongs to --network inception")

@@ -5,6 +5,7 @@ one padded. So it is compiled once, and the features of an image do not depend o
 images. Matrix products are in full float32 on every device.
 """
 
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ CHUNK = {"cpu": 16}
 """Images per call of the network, by platform; 64 elsewhere."""
 PRECISION = "highest"
 OF_THE_FID = "Inception-v3"
+_CALLED: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The compiled functions that have been called."""
 
 
 class FeatureNetwork(NamedTuple):
@@ -65,7 +68,9 @@ def features(network: FeatureNetwork, images: np.ndarray, *, what: str = "featur
     chunk = CHUNK.get(jax.default_backend(), 64)
     found = np.empty((len(images), network.dims), np.float32)
     with jax.default_matmul_precision(PRECISION):
-        for start in tracked(range(0, len(images), chunk), what):
+        compiles = network.embed not in _CALLED
+        _CALLED.add(network.embed)
+        for start in tracked(range(0, len(images), chunk), what, compiles=compiles):
             rows = np.arange(start, start + chunk).clip(max=len(images) - 1)
             answer = network.embed(network.params, jnp.asarray(images[rows]))
             found[start : start + chunk] = np.asarray(answer)[: len(images) - start]
