@@ -51,7 +51,9 @@ def measure(batch_size: int = 128, seconds: float = 2.0) -> dict[str, Rate]:
         def ingest_all() -> int:
             listing = folder.scan(root / "photos")
             cache = Path(tempfile.mkdtemp(dir=root)) / "cache"
-            return len(caches.cached(cache, lambda: folder.pictures(listing), SIZE).images)
+            return len(
+                caches.cached(cache, lambda: folder.pictures(listing), (SIZE, SIZE, 3)).images
+            )
 
         def pillow() -> int:
             with ThreadPoolExecutor(os.cpu_count()) as pool:

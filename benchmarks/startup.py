@@ -87,7 +87,7 @@ def _time_compilation(config: str) -> None:
 
     jaxddim.keep_memory()
     setup = build(PRESETS[config]())
-    diffusion, size = setup.config.diffusion, setup.config.data.image_size
+    diffusion, shape = setup.config.diffusion, setup.config.data.shape
 
     def step(state: jaxddim.TrainState, batch: jax.Array):
         return jaxddim.train_step(
@@ -100,7 +100,7 @@ def _time_compilation(config: str) -> None:
             norm=diffusion.norm,
         )
 
-    batch = jax.ShapeDtypeStruct((BATCH, size, size, 3), jnp.float32)
+    batch = jax.ShapeDtypeStruct((BATCH, *shape), jnp.float32)
     state = abstract_state(setup)
     jitted = jaxddim.jit_step(step)
     stage = jitted

@@ -158,33 +158,33 @@ def check(config: EvaluateConfig) -> None:
 
 
 def drawn(config: EvaluateConfig, run: Trained) -> np.ndarray:
-    """The images that `experiments.sample` would draw, uint8 [num, h, w, 3]."""
+    """The images that `experiments.sample` would draw, uint8 [num, h, w, c]."""
     num = NUM if config.num is None else config.num
     track = functools.partial(tracked, what="sampling", compiles=True)
     return np.concatenate(list(drawing.drawn(config, run, num, track=track)))[:num]
 
 
 def read(config: EvaluateConfig, run: Trained, notes: list[str]) -> np.ndarray:
-    """The images of --samples, uint8 [num, h, w, 3]; appends messages for the record to `notes`.
+    """The images of --samples, uint8 [num, h, w, c]; appends messages for the record to `notes`.
 
     Raises:
       UserError: when they cannot be read, are too few, or differ in size from the run's images.
     """
-    path, size = located(str(config.samples)), run.config.data.image_size
+    path, shape = located(str(config.samples)), run.config.data.shape
     try:
         if path.suffix.lower() == ".npz" and not path.is_dir():
             found = _read_npz(path)
         else:
-            found = _read_folder(path, notes)
+            found = _read_folder(path, shape[2], notes)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             f"--samples {path} cannot be read ({' '.join(str(error).split())}): give a FILE.npz or "
             "a folder of pictures, as experiments.sample writes them"
         ) from None
-    if found.dtype != np.uint8 or found.shape[1:] != (size, size, 3):
+    if found.dtype != np.uint8 or found.shape[1:] != shape:
         raise UserError(
             f"--samples {path} holds {found.dtype} {list(found.shape)}: expected uint8 "
-            f"[n, {size}, {size}, 3], like the run's images"
+            f"[n, {', '.join(map(str, shape))}], like the run's images"
         )
     num = len(found) if config.num is None else config.num
     if not FEWEST <= num <= len(found):
@@ -202,7 +202,7 @@ def _read_npz(path: Path) -> np.ndarray:
         return arrays["images"]
 
 
-def _read_folder(path: Path, notes: list[str]) -> np.ndarray:
+def _read_folder(path: Path, channels: int, notes: list[str]) -> np.ndarray:
     """The pictures in a folder, by name, decoded as for training but not resized."""
     from PIL import Image
 
@@ -212,7 +212,7 @@ def _read_folder(path: Path, notes: list[str]) -> np.ndarray:
     files = [file for file in sorted(path.iterdir()) if file.name[0] != "." and file.is_file()]
     with decoding.without_warnings():
         for file in files:
-            found = decoding.decode(file, None)
+            found = decoding.decode(file, None, channels)
             if found.image is not None:
                 images[file.name] = found.image
             elif found.remark == decoding.NOT_AN_IMAGE and file.suffix.lower() not in known:
@@ -223,7 +223,7 @@ def _read_folder(path: Path, notes: list[str]) -> np.ndarray:
         raise ValueError("no picture in it")
     shapes = {image.shape: name for name, image in images.items()}
     if len(shapes) > 1:
-        sizes = [f"{name}: {w}x{h} pixels" for (h, w, _), name in shapes.items()]
+        sizes = [f"{name}: {h}x{w} pixels" for (h, w, _), name in shapes.items()]
         raise ValueError(f"pictures of several sizes: {listed(sizes)}")
     if others:
         notes.append(f"--samples {path}: skipped {len(others)} ({listed(others)}), no images")
@@ -255,6 +255,7 @@ def describe(
             "checkpoint": run.step,
             "weights": config.weights,
             "image_size": run.config.data.image_size,
+            "channels": run.config.data.channels,
         },
     }
     if measured:

@@ -119,7 +119,7 @@ def write(out: Path, batches: Iterator[np.ndarray]) -> None:
         images = np.concatenate(list(batches))
         with stage(f"writing {out}", wait=True):
             if out.suffix.lower() == ".png":
-                pictures.save_png(out, pictures.grid(images), pictures.zoom(images.shape[1]))
+                pictures.save_png(out, pictures.grid(images), pictures.zoom(images))
             else:
                 pictures.save_npz(out, images)
     else:

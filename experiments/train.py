@@ -39,11 +39,12 @@ def train(config: Config) -> int:
     setup = setup._replace(config=config)
     batch_size, num_images = config.train.batch_size, len(train_set.images)
     total = config.train.steps or math.ceil((config.train.epochs or 1) * num_images / batch_size)
+    height, width, channels = config.data.shape
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
     console.print(
         f"{config.config}: {config.model.name} with {count(parameters, 'parameter')}; "
         f"{count(num_images, 'image')} of {train_set.source} at "
-        f"{config.data.image_size}x{config.data.image_size}; {count(total, 'step')} of "
+        f"{height}x{width}{' in grey' if channels == 1 else ''}; {count(total, 'step')} of "
         f"{count(batch_size, 'image')} ({total * batch_size / num_images:.1f} epochs) "
         f"on {devices} {jax.default_backend()} device(s)"
     )
@@ -145,8 +146,8 @@ def check(config: Config) -> None:
         raise UserError("--workdir is missing: name the folder of the run, e.g. runs/cars")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--seed must lie in [0, 2^32), got {config.seed}")
-    if config.data.image_size < 1:
-        raise UserError(f"--data.image-size must be at least 1, got {config.data.image_size}")
+    if min(config.data.shape) < 1:
+        raise UserError(f"--data.image-size must be at least 1, got {min(config.data.shape)}")
     training, optim = config.train, config.optim
     for name, value in dataclasses.asdict(training).items():
         if isinstance(value, int) and value < 1:

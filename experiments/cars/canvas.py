@@ -22,12 +22,12 @@ Window = tuple[slice, slice]  # rows and columns
 
 
 class Canvas:
-    """The pixels of n pictures, [3, size, size, n], and their camera."""
+    """The pixels of n pictures, [3, height, width, n], and their camera."""
 
-    def __init__(self, camera: Camera, size: int):
-        self.camera, self.size = camera, size
-        self.grid = (np.arange(size, dtype=np.float32) + 0.5)[:, None]
-        self.pixels = np.empty((3, size, size, len(camera.yaw)), np.float32)
+    def __init__(self, camera: Camera, size: tuple[int, int]):
+        self.camera, (self.height, self.width) = camera, size
+        self.grid = (np.arange(max(size), dtype=np.float32) + 0.5)[:, None]
+        self.pixels = np.empty((3, *size, len(camera.yaw)), np.float32)
         self.scale, self.offset = 1.0, 0.0
 
     def project(self, points: np.ndarray) -> np.ndarray:
@@ -44,14 +44,17 @@ class Canvas:
         frame = self.project(points)
         low, high = frame.min(0), frame.max(0)
         width, height = high - low
-        self.scale = self.size * np.minimum(self.camera.fill / width, 0.74 / height)
-        centre = self.size * (np.array([[0.5], [0.56]]) + self.camera.shift)
+        across, down = self.width * self.camera.fill / width, self.height * 0.74 / height
+        self.scale = np.minimum(across, down)
+        frame = np.array([[self.width], [self.height]])
+        centre = frame * (np.array([[0.5], [0.56]]) + self.camera.shift)
         self.offset = centre - self.scale * (low + high) / 2
 
     def window(self, low: np.ndarray, high: np.ndarray) -> Window:
         """The window that shapes with corners [2, n] may touch in any of the pictures."""
-        first = np.clip(np.floor(low.min(1)) - 1, 0, self.size - 1).astype(int)
-        last = np.clip(np.ceil(high.max(1)) + 1, first + 1, self.size).astype(int)
+        size = np.array([self.width, self.height])
+        first = np.clip(np.floor(low.min(1)) - 1, 0, size - 1).astype(int)
+        last = np.clip(np.ceil(high.max(1)) + 1, first + 1, size).astype(int)
         return slice(first[1], last[1]), slice(first[0], last[0])
 
     def blend(self, window: Window, coverage, colour) -> None:

@@ -26,7 +26,7 @@ _CHUNK = 16  # pictures drawn together: enough to hide Python's overhead, few en
 class _Scene:
     """One chunk of cars on their canvas."""
 
-    def __init__(self, car: Car, size: int):
+    def __init__(self, car: Car, size: tuple[int, int]):
         self.car, self.body = car, car.body
         self.shape = Shape(car)
         self.canvas = Canvas(car.camera, size)
@@ -34,16 +34,16 @@ class _Scene:
         self.glass = rgb(0.10, 0.13, 0.17), 0.35 * car.backdrop.sky + 0.12  # foot and top
 
     def backdrop(self) -> None:
-        canvas, size, back = self.canvas, self.canvas.size, self.car.backdrop
-        rows = slice(0, size)
-        canvas.pixels[:] = canvas.shade(rows, 0.6 * size, 0, back.haze, back.sky)
-        for height, colour in (
+        canvas, height, back = self.canvas, self.canvas.height, self.car.backdrop
+        rows, columns = slice(0, height), slice(0, canvas.width)
+        canvas.pixels[:] = canvas.shade(rows, 0.6 * height, 0, back.haze, back.sky)
+        for top, colour in (
             (back.horizon, back.strip),
             (back.horizon + back.verge, back.ground),
         ):
-            below = np.clip(canvas.grid - (height * size).astype(np.float32) + 0.5, 0, 1)
-            ground = canvas.shade(rows, size, 0.4 * size, 1.15 * colour, 0.85 * colour)
-            canvas.blend((rows, rows), below[:, None], ground)
+            below = np.clip(canvas.grid[rows] - (top * height).astype(np.float32) + 0.5, 0, 1)
+            ground = canvas.shade(rows, height, 0.4 * height, 1.15 * colour, 0.85 * colour)
+            canvas.blend((rows, columns), below[:, None], ground)
 
     def shadow(self) -> None:
         along, across = 0.56 * self.body.length, 0.72 * self.car.width
@@ -139,7 +139,7 @@ class _Scene:
         canvas.blend(window, within(0.16), 0.4 * rim)
 
     def picture(self) -> np.ndarray:
-        """The pictures, uint8 [n, size, size, 3]."""
+        """The pictures, uint8 [n, height, width, 3]."""
         self.backdrop()
         self.shadow()
         self.underside()
@@ -154,12 +154,15 @@ class _Scene:
         return (np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def render(indices: Iterable[int], *, size: int = 64, seed: int = 0) -> np.ndarray:
-    """Pictures of cars, uint8 [n, size, size, 3], RGB.
+def render(
+    indices: Iterable[int], *, size: int | tuple[int, int] = 64, seed: int = 0
+) -> np.ndarray:
+    """Pictures of cars, uint8 [n, height, width, 3], RGB.
 
     Args:
       indices: which pictures; picture i does not depend on the others.
-      size: height and width in pixels; the design of a car does not depend on it.
+      size: the side of a square in pixels, or (height, width); the design of a car does not
+        depend on it.
       seed: another seed gives other cars.
     Returns:
       The pictures in the order of the indices.
@@ -171,8 +174,9 @@ def render(indices: Iterable[int], *, size: int = 64, seed: int = 0) -> np.ndarr
     """
     indices = np.atleast_1d(np.asarray(indices, np.int64))
     chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
+    size = (size, size) if isinstance(size, int) else size
     pictures = [_Scene(design(chunk, seed), size).picture() for chunk in chunks]
-    return np.concatenate([np.empty((0, size, size, 3), np.uint8), *pictures])
+    return np.concatenate([np.empty((0, *size, 3), np.uint8), *pictures])
 
 
 def labels(indices: Iterable[int], *, seed: int = 0) -> np.ndarray:

@@ -17,7 +17,7 @@ def batches(
     flip: bool = True,
     shard: tuple[int, int] = (0, 1),
 ) -> Iterator[np.ndarray]:
-    """Endless batches, float32 [batch_size, size, size, 3] in [-1, 1].
+    """Endless batches, float32 [batch_size, h, w, c] in [-1, 1].
 
     There is one endless stream of images: every epoch is a new permutation of all of
     them, and each image of the stream is flipped horizontally or not, independently.
@@ -25,7 +25,7 @@ def batches(
     depends only on the arguments and k, and starting at `first_step` costs nothing.
 
     Args:
-      images: uint8 [n, size, size, 3].
+      images: uint8 [n, h, w, c].
       batch_size: images in a batch of this process.
       seed: seed of the permutations and flips.
       first_step: the step whose batch comes first.

@@ -1,8 +1,8 @@
-"""Pictures of any kind -> one cached array of uint8 [n, size, size, 3].
+"""Pictures of any kind -> one cached array of uint8 [n, h, w, c].
 
 Every source is decoded and resized once. The cache is a folder
 
-    CACHE_DIR/<source>-<size>-<key>/   images.npy  labels.npy  about.json
+    CACHE_DIR/<source>-<h>x<w>-<key>/   images.npy  labels.npy  about.json
 
 written under another name and renamed when complete, so that a killed run leaves
 no partial cache. The pictures are stored in one fixed pseudo-random order, so any
@@ -25,13 +25,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.data.decoding import Decoded, Pictures, decode, without_warnings
+from experiments.data.decoding import Decoded, Pictures, Shape, decode, without_warnings
 from experiments.terminal.errors import UserError
 from experiments.terminal.progress import tracked
 from experiments.terminal.texts import brief, listed
 
 ORDER_SEED = 2010_02502
-FORMAT = 1  # part of every key, and so of the noise of the paper's figures
+FORMAT = 1  # part of every key
 DECODING = 2  # part of every entry's key: increment it when decode() or the file format changes
 CHUNK = 256
 PARTIAL = ".partial-"  # how the name of an unfinished entry begins
@@ -41,7 +41,7 @@ STALE_SECONDS = 24 * 3600  # since an unfinished entry was last written to
 class Cached(NamedTuple):
     """A decoded source, read from the cache."""
 
-    images: np.ndarray  # uint8 [n, size, size, 3], memory-mapped, read-only
+    images: np.ndarray  # uint8 [n, h, w, c], memory-mapped, read-only
     labels: np.ndarray  # int32 [n]
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
@@ -55,14 +55,14 @@ def key(*parts: object) -> str:
 
 
 def cached(
-    folder: Path, pictures: Callable[[], Pictures], size: int, *, limit: int | None = None
+    folder: Path, pictures: Callable[[], Pictures], shape: Shape, *, limit: int | None = None
 ) -> Cached:
     """The decoded pictures in `folder`, decoding them first if they are not there.
 
     Args:
       folder: the cache; its name is specific to everything that the pixels depend on.
       pictures: called only when there is no cache yet.
-      size: side of the square images.
+      shape: height, width and channels of an image.
       limit: stop after this many images.
     Returns:
       The memory-mapped images with labels, class names, notes and fingerprint.
@@ -72,7 +72,7 @@ def cached(
     told: tuple[str, ...] = ()
     if os.path.lexists(folder):
         try:
-            return _read(folder, size)
+            return _read(folder, shape)
         except PermissionError as error:
             raise UserError(
                 f"cannot read the image cache {folder}: {error.strerror}; change its permissions, "
@@ -82,8 +82,8 @@ def cached(
             told = (f"the image cache {folder} was damaged ({brief(error)}): made again",)
     waiting = pictures()
     try:
-        _build(folder, waiting, size, limit)
-        found = _read(folder, size)
+        _build(folder, waiting, shape, limit)
+        found = _read(folder, shape)
     except OSError as error:
         raise UserError(
             f"cannot write the image cache {folder}: {error.strerror or error}; "
@@ -92,7 +92,7 @@ def cached(
     return found._replace(notes=(*told, *found.notes))
 
 
-def _read(folder: Path, size: int) -> Cached:
+def _read(folder: Path, shape: Shape) -> Cached:
     """The entry in `folder`.
 
     Raises:
@@ -104,13 +104,13 @@ def _read(folder: Path, size: int) -> Cached:
     num = about["num_images"]
     if labels.dtype != np.int32 or labels.shape != (num,):
         raise ValueError(f"labels.npy: {labels.dtype} {labels.shape}, expected int32 ({num},)")
-    if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or len(images) < num:
+    if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) < num:
         raise ValueError(f"images.npy: {images.dtype} {images.shape}, expected {num} images")
     classes, notes = tuple(about["class_names"]), tuple(about["notes"])
     return Cached(images[:num], labels, classes, notes, about["fingerprint"], about["total"])
 
 
-def _build(folder: Path, pictures: Pictures, size: int, limit: int | None) -> None:
+def _build(folder: Path, pictures: Pictures, shape: Shape, limit: int | None) -> None:
     """Decode into a temporary folder next to `folder`, then rename it.
 
     If another process removes the temporary folder meanwhile, start again, once.
@@ -120,8 +120,8 @@ def _build(folder: Path, pictures: Pictures, size: int, limit: int | None) -> No
         sweep(folder.parent)
         partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder.parent))
         try:
-            _fill(partial, pictures, size, limit)
-            _put(partial, folder, size)
+            _fill(partial, pictures, shape, limit)
+            _put(partial, folder, shape)
             return
         except FileNotFoundError:
             if partial.exists():
@@ -135,14 +135,14 @@ def _build(folder: Path, pictures: Pictures, size: int, limit: int | None) -> No
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _put(partial: Path, folder: Path, size: int) -> None:
+def _put(partial: Path, folder: Path, shape: Shape) -> None:
     """Rename a finished entry; what is in its place stays if it is usable, and else goes."""
     try:
         partial.rename(folder)
         return
     except OSError:
         with contextlib.suppress(Exception):
-            _read(folder, size)  # another process was faster
+            _read(folder, shape)  # another process was faster
             return
     aside = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder.parent))
     try:
@@ -160,21 +160,20 @@ def sweep(parent: Path) -> None:
                 shutil.rmtree(partial, ignore_errors=True)
 
 
-def _fill(folder: Path, pictures: Pictures, size: int, limit: int | None) -> None:
+def _fill(folder: Path, pictures: Pictures, shape: Shape, limit: int | None) -> None:
     """Write images.npy, labels.npy and about.json."""
     order = np.random.default_rng(ORDER_SEED).permutation(len(pictures.names))
     room = len(order) if limit is None else min(limit, len(order))
-    shape = (room, size, size, 3)
     labels: list[int] = []
     converted: list[str] = []
     skipped = list(pictures.skipped)
     digest = hashlib.sha256()
     # Not written through a memory map: there, a full disk would kill the process.
     with (folder / "images.npy").open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (room, *shape)}
         np.lib.format.write_array_header_1_0(file, header)
-        end = file.tell() + math.prod(shape)
-        for count, (position, (decoded, label)) in enumerate(_decode_all(pictures, order, size)):
+        end = file.tell() + room * math.prod(shape)
+        for count, (position, (decoded, label)) in enumerate(_decode_all(pictures, order, shape)):
             if len(labels) == room:
                 break
             if count % CHUNK == 0:
@@ -188,7 +187,7 @@ def _fill(folder: Path, pictures: Pictures, size: int, limit: int | None) -> Non
                 digest.update(pixels)
                 labels.append(label)
         file.truncate(end)  # skipped pictures leave space at the end that is never read
-    summary = summarise(converted, skipped)
+    summary = summarise(converted, skipped, shape[2])
     if not labels:
         raise UserError(f"no usable image: {summary}; give a folder of JPEG or PNG pictures")
     np.save(folder / "labels.npy", np.array(labels, np.int32))
@@ -202,12 +201,12 @@ def _fill(folder: Path, pictures: Pictures, size: int, limit: int | None) -> Non
     (folder / "about.json").write_text(json.dumps(about))
 
 
-def _decode_all(pictures: Pictures, order: np.ndarray, size: int):
+def _decode_all(pictures: Pictures, order: np.ndarray, shape: Shape):
     """Yield (position, (Decoded, label)) in the given order, decoding in threads."""
 
     def one(position: int) -> tuple[Decoded, int]:
         file, label = pictures.read(position)
-        return decode(file, size), label
+        return decode(file, shape[:2], shape[2]), label
 
     # Pillow releases the GIL while it decodes, so threads are enough.
     with without_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -216,11 +215,12 @@ def _decode_all(pictures: Pictures, order: np.ndarray, size: int):
             yield from zip(chunk, pool.map(one, chunk), strict=True)
 
 
-def summarise(converted: Sequence[str], skipped: Sequence[str]) -> str:
+def summarise(converted: Sequence[str], skipped: Sequence[str], channels: int) -> str:
     """One line on what was skipped and what was converted; empty if there is neither."""
+    wanted = "RGB" if channels == 3 else "grey"
     parts = [
         f"{what} {len(names)} ({listed(names)})"
-        for what, names in (("skipped", skipped), ("converted to upright RGB", converted))
+        for what, names in (("skipped", skipped), (f"converted to upright {wanted}", converted))
         if names
     ]
     return "images: " + "; ".join(parts) if parts else ""

@@ -33,7 +33,7 @@ BANNER = (
 class Dataset(NamedTuple):
     """Images of one source, ready to train on."""
 
-    images: np.ndarray  # uint8 [n, size, size, 3], memory-mapped read-only, upright RGB
+    images: np.ndarray  # uint8 [n, h, w, c], memory-mapped read-only, upright
     labels: np.ndarray  # int32 [n], -1 where unknown
     source: str  # "cars196" | "cifar10" | "folder" | "rendered"
     notes: tuple[str, ...]  # messages for the user
@@ -48,15 +48,15 @@ def load(config: "DataConfig", names: tuple[str, ...] = ()) -> Dataset:
     The images come in one fixed pseudo-random order, see `cache`.
 
     Args:
-      config: source, path, image_size, num_images, classes, data_dir, cache_dir.
+      config: source, path, image_size, channels, num_images, classes, data_dir, cache_dir.
       names: of a folder use only these files, those of an earlier call; all if empty.
     Returns:
       The dataset; `notes` holds messages for the user.
     Raises:
       UserError: at once, when the data is missing or unusable; the message says what to do.
     """
-    if config.image_size < 1:
-        raise UserError(f"--data.image-size {config.image_size}: must be at least 1")
+    if min(config.shape) < 1:
+        raise UserError(f"--data.image-size must be at least 1, got {min(config.shape)}")
     if config.num_images is not None and config.num_images < 1:
         raise UserError(f"--data.num-images {config.num_images}: must be at least 1")
     config = dataclasses.replace(
@@ -137,7 +137,7 @@ def _load_rendered(config: "DataConfig") -> tuple[cache.Cached, tuple[str, ...]]
 
         root = prepared.data_root(config.data_dir)
         try:
-            found, note = rendered.pictures(config.image_size, number, data_dir=str(root))
+            found, note = rendered.pictures(config.shape[:2], number, data_dir=str(root))
         except OSError as error:
             raise UserError(
                 f"cannot write rendered cars to {root}: {brief(error)}; free some space there, or "
@@ -151,13 +151,13 @@ def _load_rendered(config: "DataConfig") -> tuple[cache.Cached, tuple[str, ...]]
 
 def _cached(config: "DataConfig", source: str, parts: tuple, pictures) -> cache.Cached:
     """The cache of a source for this size, class filter and number of images."""
-    size, classes, number = config.image_size, tuple(config.classes), config.num_images
-    key = cache.key(cache.DECODING, source, size, classes, number, *parts)
-    name = f"{source}-{size}-{key}"
+    shape, classes, number = config.shape, tuple(config.classes), config.num_images
+    key = cache.key(cache.DECODING, source, shape, classes, number, *parts)
+    name = f"{source}-{shape[0]}x{shape[1]}-{key}"
     return cache.cached(
         cache_dir(config.cache_dir) / name,
         lambda: decoding.choose(pictures(), classes),
-        size,
+        shape,
         limit=number,
     )
 

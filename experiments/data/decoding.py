@@ -1,4 +1,4 @@
-"""Pictures to be decoded, and decoding: one encoded picture -> uint8 [size, size, 3]."""
+"""Pictures to be decoded, and decoding: one encoded picture -> uint8 [h, w, c]."""
 
 import contextlib
 import difflib
@@ -19,6 +19,9 @@ SMALLEST_SIDE = 4  # pixels; smaller pictures are skipped
 NOT_AN_IMAGE = "not an image"
 
 
+Shape = tuple[int, int, int]  # height, width and channels of an image
+
+
 class Pictures(NamedTuple):
     """Pictures to be decoded."""
 
@@ -31,7 +34,7 @@ class Pictures(NamedTuple):
 class Decoded(NamedTuple):
     """One picture, or why there is none."""
 
-    image: np.ndarray | None  # uint8 [size, size, 3]
+    image: np.ndarray | None  # uint8 [h, w, c]
     remark: str = ""  # what had to be converted, or the reason for skipping
 
 
@@ -49,23 +52,24 @@ def without_warnings() -> Iterator[None]:
         yield
 
 
-def decode(file: Path | BinaryIO, size: int | None) -> Decoded:
-    """One encoded picture as upright RGB, resized to a square of `size` pixels.
+def decode(file: Path | BinaryIO, size: tuple[int, int] | None, channels: int = 3) -> Decoded:
+    """One encoded picture, upright and resized, as RGB or grey.
 
     As in the seed, the whole picture is kept, but not its aspect ratio. Resizing is
     Lanczos with antialiasing. JPEGs are first shrunk in the frequency domain to no
-    less than twice the wanted size, which is three times faster.
+    less than twice the wanted size, which is three times faster. Grey is Rec. 601's luma.
 
     Args:
       file: a path, or an open binary file.
-      size: side of the result in pixels; None leaves the picture as large as it is.
+      size: height and width of the result; None leaves the picture as large as it is.
+      channels: 3 for RGB, 1 for grey.
     Returns:
       The image with a remark on what was converted, or no image and the reason.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        return opened(file, functools.partial(_decode, size=size))
+        return opened(file, functools.partial(_decode, size=size, channels=channels))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return Decoded(None, "too many pixels")
     except UnidentifiedImageError:
@@ -99,21 +103,22 @@ def opened(file: Path | BinaryIO, use: Callable[[Any], Any]) -> Any:
         raise error
 
 
-def _decode(image: Any, size: int | None) -> Decoded:
+def _decode(image: Any, size: tuple[int, int] | None, channels: int) -> Decoded:
     from PIL import Image
 
     if size is not None and min(image.size) < SMALLEST_SIDE:
-        return Decoded(None, f"{image.size[0]}x{image.size[1]} pixels")
-    remark = "rotated by EXIF" if _turn(image) else _remark(image)
+        return Decoded(None, f"{image.height}x{image.width} pixels")
+    remark = "rotated by EXIF" if _turn(image) else _remark(image, channels)
     if size is not None:
-        image.draft(None, (2 * size, 2 * size))
+        longer = 2 * max(size)  # on either axis, as EXIF may swap them
+        image.draft(None, (longer, longer))
     image.load()
     turn = _turn(image)  # only now: TIFF turns itself while it is loaded
     upright = image if turn is None else image.transpose(turn)
-    rgb = _to_rgb(upright)
+    picture = _to_rgb(upright).convert("RGB" if channels == 3 else "L")
     if size is not None:
-        rgb = rgb.resize((size, size), Image.Resampling.LANCZOS)
-    return Decoded(np.asarray(rgb), remark)
+        picture = picture.resize(size[::-1], Image.Resampling.LANCZOS)
+    return Decoded(np.asarray(picture).reshape(*picture.size[::-1], channels), remark)
 
 
 def _turn(image: Any) -> Any:
@@ -135,11 +140,13 @@ def _turn(image: Any) -> Any:
         return None
 
 
-def _remark(image: Any) -> str:
+def _remark(image: Any, channels: int) -> str:
     """The conversion that this picture needs, for the summary."""
     if image.has_transparency_data:
         return "transparent"
-    return "" if image.mode == "RGB" else {"L": "grey", "P": "palette"}.get(image.mode, image.mode)
+    if image.mode == "RGB" or (image.mode == "L" and channels == 1):
+        return ""
+    return {"L": "grey", "P": "palette"}.get(image.mode, image.mode)
 
 
 def _to_rgb(image: Any) -> Any:

@@ -15,7 +15,7 @@ from experiments.terminal.files import cache_dir
 from experiments.terminal.startup import COMPILED
 from experiments.terminal.texts import brief, listed
 
-IMAGES = re.compile(r"(cars196|cifar10|folder|rendered)-\d+-[0-9a-f]{16}")
+IMAGES = re.compile(r"(cars196|cifar10|folder|rendered)-(\d+x)?\d+-[0-9a-f]{16}")
 RENDERED = "rendered_cars"  # the TFDS dataset of `sources.rendered`
 
 

@@ -1,6 +1,6 @@
 """Sample quality: features of images, and distances between sets of features.
 
-features   -> FeatureNetwork; `features(network, images)`: [n, h, w, 3] -> [n, dims]
+features   -> FeatureNetwork; `features(network, images)`: [n, h, w, c] -> [n, dims]
 frechet    -> `statistics(features)`, `frechet_distance(a, b)`
 kid        -> `kid(x, y)`
 manifolds  -> `precision_recall(reference, samples)`, `nearest(x, y, k)`

@@ -35,7 +35,7 @@ def loss_per_level(run: Trained, images: np.ndarray, *, count: int = 21) -> list
 
     Args:
       run: from `trained.restore`.
-      images: uint8 [n, h, w, 3], not seen in training.
+      images: uint8 [n, h, w, c], not seen in training.
       count: number of levels.
     Returns:
       The levels in order of t; fewer than `count` if T is smaller.

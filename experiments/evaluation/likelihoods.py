@@ -32,7 +32,7 @@ def bound(run: Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
 
     Args:
       run: from `trained.restore`.
-      images: uint8 [n, h, w, 3], not seen in training; the first `IMAGES` are used.
+      images: uint8 [n, h, w, c], not seen in training; the first `IMAGES` are used.
       seed: the seed of the noise.
     Returns:
       For each variance the mean bound, its standard error and its terms, in bits per dimension.

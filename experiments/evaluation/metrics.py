@@ -66,7 +66,7 @@ class Subject:
 
     @functools.cached_property
     def samples(self) -> np.ndarray:
-        """The samples, uint8 [n, h, w, 3]."""
+        """The samples, uint8 [n, h, w, c]."""
         with self.timed("samples"):
             return self._samples()
 

@@ -19,8 +19,8 @@ def save_neighbours(
 
     Args:
       path: the PNG to write.
-      samples: uint8 [n, h, w, 3].
-      training: uint8 [m, h, w, 3].
+      samples: uint8 [n, h, w, c].
+      training: uint8 [m, h, w, c].
       found: the neighbours of each sample.
     Returns:
       The indices of the samples shown, top to bottom: evenly spaced in the order of distances.
@@ -30,8 +30,8 @@ def save_neighbours(
     left = grid(samples[shown], 1)
     indices = found.indices[shown]
     right = grid(training[indices.ravel()], indices.shape[1])
-    gap = np.full((len(left), samples.shape[2] // 2, 3), 255, np.uint8)
-    save_png(path, np.concatenate([left, gap, right], 1), zoom(samples.shape[1]))
+    gap = np.full((len(left), samples.shape[2] // 2, samples.shape[3]), 255, np.uint8)
+    save_png(path, np.concatenate([left, gap, right], 1), zoom(samples))
     return shown.tolist()
 
 

@@ -29,7 +29,7 @@ class Splits(NamedTuple):
 
     Attributes:
       source: where the images come from.
-      images: by split, uint8 [n, size, size, 3]: "train", "holdout" (kept out of training) and
+      images: by split, uint8 [n, h, w, c]: "train", "holdout" (kept out of training) and
         "all".
       cache: the folder of cached features.
     """
@@ -63,7 +63,7 @@ def reference(network: networks.FeatureNetwork, found: Splits, split: str) -> Re
         "source": found.source,
         "split": split,
         "num": len(images),
-        "image_size": images.shape[1],
+        "shape": list(images.shape[1:]),
         "sha256": pixel_hash(images),
         "network": network.name,
         "network_weights": network.weights,

@@ -39,7 +39,7 @@ def measure(study: Study) -> dict[str, Any]:
 
 
 def decoded(study: Study, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 images on arcs, [pairs, along, h, w, 3], and on a square, [side, side, h, w, 3]."""
+    """uint8 images on arcs, [pairs, along, h, w, c], and on a square, [side, side, h, w, c]."""
     run, grid = study.run, study.path(steps)
 
     @jaxddim.compiled

@@ -61,15 +61,15 @@ def save_images(
 
     Args:
       path: the PNG to write.
-      images: uint8 [r, c, h, w, 3].
+      images: uint8 [rows, columns, h, w, c].
       rows: names of the rows.
       columns: names of the columns.
       gap: white pixels between images.
     """
     from matplotlib.figure import Figure
 
-    r, c, h, w, _ = images.shape
-    pixels = grid(images.reshape(r * c, h, w, 3), c, gap)
+    across, h, w = images.shape[1:4]
+    pixels = grid(images.reshape(-1, *images.shape[2:]), across, gap)
     zoom = max(1, round(WIDTH / pixels.shape[1]))
     pixels = pixels.repeat(zoom, 0).repeat(zoom, 1)
     longest = max((len(str(name)) for name in rows), default=0)
@@ -79,7 +79,7 @@ def save_images(
     # exact to the pixel, so nothing is blurred
     box = (left / width, edge / height, pixels.shape[1] / width, pixels.shape[0] / height)
     axis = sheet.add_axes(box)
-    axis.imshow(pixels, interpolation="nearest", aspect="auto")
+    axis.imshow(pixels, cmap="grey", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
     axis.xaxis.set_ticks_position("top")
     axis.set_xticks(_centres(w, gap, zoom, len(columns)), [str(name) for name in columns])
     axis.set_yticks(_centres(h, gap, zoom, len(rows)), [str(name) for name in rows])

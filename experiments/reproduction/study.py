@@ -208,11 +208,10 @@ class Study:
         return {"t": end, "T": T, "sigma_over_alpha": ratios.tolist()}
 
     def noise(self, shape: tuple[int, ...], name: str) -> jax.Array:
-        """x_T for images of the run, [*shape, h, w, 3]; different for each name."""
-        size = self.run.config.data.image_size
+        """x_T for images of the run, [*shape, h, w, c]; different for each name."""
         number = int(hashlib.sha256(name.encode()).hexdigest()[:8], 16)
         key = jax.random.fold_in(checks.new_key(self.seed), number)
-        return jax.random.normal(key, (*shape, size, size, 3), jnp.float32)
+        return jax.random.normal(key, (*shape, *self.run.config.data.shape), jnp.float32)
 
 
 def _read(stem: Path, recipe: dict[str, Any]) -> Result | None:

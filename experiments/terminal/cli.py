@@ -19,6 +19,7 @@ from experiments import INTERRUPTED
 from experiments.terminal import startup
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import located
+from jaxddim.runs.config import ImageSize
 from jaxddim.runs.errors import RunError
 
 
@@ -91,6 +92,7 @@ def parse(
                 args=list(argv),
                 return_unknown_args=True,
                 default=default,
+                registry=_types(),
             )
     except SystemExit as stop:
         if stop.code == 0:
@@ -103,6 +105,40 @@ def parse(
             if one in given:  # it overrides the other one in the named configuration
                 config = _without(config, other.removeprefix("--").replace("-", "_").split("."))
     return _expanded(config)
+
+
+def _types() -> Any:
+    """tyro's types, and sizes of images: 64, or HEIGHTxWIDTH."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
+
+    registry = ConstructorRegistry()
+
+    def size(info: Any) -> Any:
+        if info.type != ImageSize:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PIXELS|HEIGHTxWIDTH",
+            instance_from_str=lambda words: _size(words[0]),
+            is_instance=lambda value: isinstance(value, (int, tuple)),
+            str_from_instance=_text,
+        )
+
+    registry.primitive_rule(size)
+    return registry
+
+
+def _text(size: ImageSize) -> list[str]:
+    return [str(size) if isinstance(size, int) else "x".join(map(str, size))]
+
+
+def _size(word: str) -> ImageSize:
+    """The side of a square, or (height, width)."""
+    sides = word.lower().split("x")
+    if len(sides) > 2 or not all(re.fullmatch("-?[0-9]+", side) for side in sides):
+        raise ValueError(f"expected pixels, or HEIGHTxWIDTH as 48x64, got {word!r}")
+    height, width = int(sides[0]), int(sides[-1])
+    return height if height == width else (height, width)
 
 
 def _expanded(config: Any) -> Any:

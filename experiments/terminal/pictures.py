@@ -1,6 +1,7 @@
 """Grids of images, and PNG and NPZ files."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -8,14 +9,14 @@ from experiments.terminal.files import replace
 
 
 def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.ndarray:
-    """uint8 [n, h, w, 3] as one picture, row by row, with white gaps.
+    """Images, RGB or grey, as one picture, row by row, with white gaps.
 
     Args:
-      images: uint8 [n, h, w, 3].
+      images: uint8 [n, h, w, c].
       columns: images per row; by default about the square root of n.
       gap: white pixels between images.
     Returns:
-      uint8 [rows * (h + gap) - gap, columns * (w + gap) - gap, 3].
+      uint8 [rows * (h + gap) - gap, columns * (w + gap) - gap, c].
     Example:
       >>> grid(np.zeros((6, 8, 8, 3), np.uint8)).shape
       (18, 28, 3)
@@ -30,20 +31,21 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
     return picture[: rows * (h + gap) - gap, : columns * (w + gap) - gap]
 
 
-def zoom(size: int) -> int:
-    """How much a picture of images of this size is enlarged: to about 96 pixels an image."""
-    return max(1, 96 // size)
+def zoom(images: Any) -> int:
+    """How much a picture of images [n, h, w, c] is enlarged: to about 96 pixels an image."""
+    return max(1, 96 // max(images.shape[1:3]))
 
 
 def save_png(path: Path, pixels: np.ndarray, zoom: int = 1) -> None:
-    """Writes uint8 [h, w, 3] atomically, each pixel enlarged to zoom x zoom."""
+    """Writes uint8 [h, w, c], RGB or grey, atomically, each pixel enlarged to zoom x zoom."""
     from PIL import Image
 
     if zoom > 1:
         pixels = pixels.repeat(zoom, 0).repeat(zoom, 1)
+    pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels
     replace(path, lambda file: Image.fromarray(pixels).save(file, format="PNG"))
 
 
 def save_npz(path: Path, images: np.ndarray) -> None:
-    """Writes uint8 [n, h, w, 3] atomically, under the name "images"."""
+    """Writes uint8 [n, h, w, c] atomically, under the name "images"."""
     replace(path, lambda file: np.savez_compressed(file, images=images))

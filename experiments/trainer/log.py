@@ -32,7 +32,7 @@ class Log:
             self._events.add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """Adds a uint8 [h, w, 3] picture to the events."""
+        """Adds a uint8 [h, w, c] picture to the events."""
         self._events.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:

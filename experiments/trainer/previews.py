@@ -24,8 +24,8 @@ STRIP = 10
 def make_sampler(
     config: Config, model: Any, schedule: jaxddim.Schedule
 ) -> Callable[[Any], tuple[jax.Array, jax.Array]]:
-    """``draw(variables) -> (samples [n, h, w, 3], strip [STRIP, h, w, 3])`` by DDIM, eta = 0."""
-    size, n = config.data.image_size, config.train.num_samples
+    """``draw(variables) -> (samples [n, h, w, c], strip [STRIP, h, w, c])`` by DDIM, eta = 0."""
+    shape = (config.train.num_samples, *config.data.shape)
     grid = jaxddim.timesteps(schedule.num_steps, config.train.sample_steps)
     keep = min(STRIP, grid.size)
 
@@ -35,7 +35,7 @@ def make_sampler(
             schedule, lambda x, index: model.apply(variables, x, index), kind=config.diffusion.kind
         )
         key = checks.new_key(config.seed)
-        x_T = jax.random.normal(key, (n, size, size, 3), jnp.float32)
+        x_T = jax.random.normal(key, shape, jnp.float32)
         x, path = jaxddim.integrate(key, denoise_fn, schedule, grid, x_T, keep=keep)
         assert path is not None  # keep > 0
         return x, path.x[:, 0]
@@ -45,7 +45,7 @@ def make_sampler(
 
 def write_samples(workdir: str, log: Log, step: int, samples: jax.Array, strip: jax.Array) -> None:
     """Writes samples/STEP.png and samples/STEP_strip.png, and adds both to TensorBoard."""
-    zoom = pictures.zoom(samples.shape[1])
+    zoom = pictures.zoom(samples)
     for name, images, columns in (("", samples, None), ("_strip", strip, len(strip))):
         pixels = pictures.grid(to_uint8(images), columns)
         path = Path(workdir) / "samples" / f"{step:07d}{name}.png"

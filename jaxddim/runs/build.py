@@ -120,9 +120,8 @@ def build_optimizer(config: OptimConfig) -> optax.GradientTransformation:
 
 def new_state(setup: Setup) -> TrainState:
     """The state of the run before its first step."""
-    size = setup.config.data.image_size
     key = checks.new_key(setup.config.seed)
-    return create_state(key, setup.model, setup.tx, (1, size, size, 3))
+    return create_state(key, setup.model, setup.tx, (1, *setup.config.data.shape))
 
 
 def abstract_state(setup: Setup) -> TrainState:

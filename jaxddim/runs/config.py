@@ -13,6 +13,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jaxddim.runs.errors import RunError
 
+ImageSize = int | tuple[int, int]
+"""The side of a square in pixels, or (height, width)."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -22,8 +25,10 @@ class DataConfig:
     """auto: Stanford Cars if present on this machine, else rendered cars."""
     path: str | None = None
     """Folder of images (folder), or of archives placed there by hand (cars196, cifar10)."""
-    image_size: int = 64
-    """Side of the images in pixels, after resizing."""
+    image_size: ImageSize = 64
+    """Height and width of the images in pixels, after resizing: 64, or HEIGHTxWIDTH as 48x64."""
+    channels: Literal[1, 3] = 3
+    """3: RGB; 1: grey."""
     flip: bool = True
     """Mirror each image with probability 1/2."""
     num_images: int | None = None
@@ -36,6 +41,13 @@ class DataConfig:
     """TFDS data folder; by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     cache_dir: str | None = None
     """Folder for resized images; by default jaxddim in the user's cache folder."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        size = self.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return height, width, self.channels
 
 
 @dataclass(frozen=True)
@@ -257,7 +269,7 @@ MAY_DIFFER = {
 }
 
 
-LATER = {"train.init_from"}
+LATER = {"data.channels", "train.init_from"}
 """Fields that older records lack; their defaults are what those runs did."""
 
 
@@ -320,11 +332,13 @@ def from_flat(flat: dict[str, Any]) -> Config:
 def _typed(name: str, value: Any, hint: Any) -> Any:
     """The value of a field as its type; a RunError if it is of another type or out of range."""
     choices = get_args(hint)
+    if hint == ImageSize:
+        return _size(name, value)
     if isinstance(hint, types.UnionType):  # X | None
         return None if value is None else _typed(name, value, choices[0])
     if get_origin(hint) is Literal:
-        if value not in choices:
-            raise RunError(f"{name} is {value!r}: expected one of {', '.join(choices)}")
+        if not any(value == choice and type(value) is type(choice) for choice in choices):
+            raise RunError(f"{name} is {value!r}: expected one of {', '.join(map(str, choices))}")
         return value
     if get_origin(hint) is tuple:
         if not isinstance(value, list):
@@ -340,6 +354,13 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
     if hint is int and name.startswith(_COUNTS) and value < 1:
         raise RunError(f"{name} is {value!r}: expected 1 or more")
     return hint(value)
+
+
+def _size(name: str, value: Any) -> ImageSize:
+    sides = value if isinstance(value, list) else [value]
+    if not 1 <= len(sides) <= 2 or not all(type(side) is int and side >= 1 for side in sides):
+        raise RunError(f"{name} is {value!r}: expected pixels, 1 or more, or [height, width]")
+    return sides[0] if len(set(sides)) == 1 else tuple(sides)
 
 
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

@@ -62,8 +62,7 @@ def sampler(config: DrawConfig, run: Trained, chunk: int) -> Callable[[int], jax
         step = functools.partial(ddim_step, eta=config.eta)
     else:
         step = functools.partial(ddpm_step, variance=config.variance)
-    size = run.config.data.image_size
-    shape = (chunk, size, size, 3)
+    shape = (chunk, *run.config.data.shape)
 
     @compiled
     def draw(variables: Any, first_index: jax.Array) -> jax.Array:
@@ -89,8 +88,7 @@ def chunk_size(run: Trained) -> int:
     """
     if jax.default_backend() != "cpu":
         return 64
-    size = run.config.data.image_size
-    x, index = jnp.zeros((1, size, size, 3), jnp.float32), jnp.zeros(1, jnp.int32)
+    x, index = jnp.zeros((1, *run.config.data.shape), jnp.float32), jnp.zeros(1, jnp.int32)
     cost = jax.jit(run.model.apply).lower(run.variables, x, index).cost_analysis() or {}
     return next((n for n in CHUNKS if n * cost.get("flops", WORK) >= WORK), CHUNKS[-1])
 

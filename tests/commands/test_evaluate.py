@@ -125,6 +125,7 @@ def test_the_record_has_all_that_a_repetition_needs(record, trained):
         "checkpoint": 20,
         "weights": "ema",
         "image_size": 8,
+        "channels": 3,
     }
     assert told["reference"]["split"] == "train"
     splits = run_images.splits(str(trained))

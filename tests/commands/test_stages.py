@@ -78,10 +78,11 @@ def flags(case, root, workdir):
     if case == "resumed":
         shutil.copytree(trained, workdir)
         return [*tiny.flags(root, workdir), "--train.steps", "22"]
+    new = ["--data.cache-dir", workdir / "cache"]  # with no features of other tests
     draw = ["--workdir", trained, "--num", "20" if case == "sample" else "4"]
     return {
         "sample": [*draw, "--steps", "2", "--out", workdir / "a.png"],
-        "evaluate": [*draw, "--steps", "2", *METRICS, "--out", workdir / "a.json"],
+        "evaluate": [*draw, "--steps", "2", *METRICS, *new, "--out", workdir / "a.json"],
         "paper": [*draw, "--max-steps", "2", *PARTS, "--out", workdir],
     }[case]
 

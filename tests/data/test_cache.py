@@ -285,10 +285,10 @@ def during(monkeypatch, act):
     """Calls ``act(number)`` when a picture is decoded."""
     original, calls = decoding.decode, []
 
-    def decode(file, size):
+    def decode(file, size, channels):
         calls.append(file)
         act(len(calls))
-        return original(file, size)
+        return original(file, size, channels)
 
     monkeypatch.setattr(cache, "decode", decode)
     monkeypatch.setattr(cache, "CHUNK", 1)

@@ -189,7 +189,7 @@ METADATA = {
 @pytest.mark.parametrize("name", METADATA)
 def test_odd_metadata_costs_no_picture_and_no_pixel(tmp_path, name):
     plain = jpeg() if name.startswith("jpeg") else encoded(colour)
-    expected = decoding.decode(io.BytesIO(plain), SIZE).image
+    expected = decoding.decode(io.BytesIO(plain), (SIZE, SIZE)).image
     path = folder(tmp_path / "p", (f"{name}.{name.partition('-')[0]}", METADATA[name]))
     for images in (training(path).images, samples(path)):
         assert len(images) == 4
@@ -220,7 +220,7 @@ def test_what_is_damaged_besides_is_still_damaged(name, cut):
     start = METADATA[name].find(b"IDAT") if name.startswith("png") else 0
     content = METADATA[name]
     content = content[: start + cut] if cut > 0 else content[:cut]
-    assert decoding.decode(io.BytesIO(content), SIZE).image is None
+    assert decoding.decode(io.BytesIO(content), (SIZE, SIZE)).image is None
 
 
 # -- folders of samples --------------------------------------------------------------------

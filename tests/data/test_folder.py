@@ -39,7 +39,7 @@ def encoded(image, kind="PNG", **options):
 
 
 def decoded(content, size=SIZE):
-    return decoding.decode(io.BytesIO(content), size)
+    return decoding.decode(io.BytesIO(content), (size, size))
 
 
 def halves(left=RED, right=BLUE):
@@ -148,7 +148,7 @@ def test_the_whole_picture_is_kept_and_squeezed_to_a_square():
         (encoded(picture(), "JPEG")[:400], "damaged"),
         (encoded(Image.effect_noise((64, 64), 90))[:900], "damaged"),
         (encoded(picture(size=(1, 1))), "1x1 pixels"),
-        (encoded(picture(size=(900, 1))), "900x1 pixels"),
+        (encoded(picture(size=(900, 1))), "1x900 pixels"),
     ],
     ids=["empty", "text", "short-jpeg", "short-png", "pixel", "line"],
 )
@@ -214,7 +214,7 @@ def test_a_file_that_may_not_be_opened_is_skipped(tmp_path, monkeypatch):
         return opened(path, *args)
 
     monkeypatch.setattr(Image, "open", refuse)
-    cached = cache.cached(tmp_path / "cache", lambda: folder.pictures(listing), SIZE)
+    cached = cache.cached(tmp_path / "cache", lambda: folder.pictures(listing), (SIZE, SIZE, 3))
     assert len(cached.images) == 1
     assert "secret.png (no permission to read it)" in cached.notes[0]
 
@@ -297,9 +297,9 @@ def test_the_cache_depends_neither_on_the_threads_nor_on_which_is_first(classes,
     (classes / "bad.png").touch()
     decode, late = decoding.decode, np.random.default_rng(0)
 
-    def dawdle(file, size):
+    def dawdle(file, size, channels):
         time.sleep(late.uniform(0, 0.005))
-        return decode(file, size)
+        return decode(file, size, channels)
 
     monkeypatch.setattr(cache, "decode", dawdle)
     found = []
@@ -325,7 +325,7 @@ def test_a_run_that_dies_while_reading_leaves_no_cache(classes, monkeypatch, tmp
     original = decoding.decode
     calls = []
 
-    def dies(file, size):
+    def dies(file, size, channels):
         calls.append(file)
         if len(calls) > 3:
             raise KeyboardInterrupt

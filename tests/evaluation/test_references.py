@@ -54,7 +54,7 @@ def test_the_reference_is_all_of_the_split_and_exactly_that(network, splits):
         "source": "folder",
         "split": "train",
         "num": 30,
-        "image_size": 4,
+        "shape": [4, 4, 3],
         "sha256": references.pixel_hash(splits.images["train"]),
         "network": "Mean-and-Spread",
         "network_weights": "w0",

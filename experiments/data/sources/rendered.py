@@ -51,12 +51,13 @@ class RenderedConfig(tfds.core.BuilderConfig):
     """The pictures of a prepared dataset; each configuration has its own folder."""
 
     name: str = ""
-    size: int = 64
+    size: tuple[int, int] = (64, 64)
     num_images: int = 4096
     seed: int = 0
 
     def __post_init__(self):
-        self.name = f"{self.size}x{self.size}_{self.num_images}_seed{self.seed}"
+        height, width = self.size
+        self.name = f"{height}x{width}_{self.num_images}_seed{self.seed}"
 
 
 class RenderedCars(tfds.core.GeneratorBasedBuilder):
@@ -66,7 +67,7 @@ class RenderedCars(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS: ClassVar = [RenderedConfig()]
 
     def _info(self) -> tfds.core.DatasetInfo:
-        shape = (self.builder_config.size, self.builder_config.size, 3)
+        shape = (*self.builder_config.size, 3)
         return tfds.core.DatasetInfo(
             builder=self,
             description="Drawn pictures of cars: seven body types seen from the side.",
@@ -109,12 +110,15 @@ def _quiet() -> Iterator[None]:
 
 
 def prepare(
-    size: int = 64, num_images: int = 4096, seed: int = 0, data_dir: str | os.PathLike | None = None
+    size: int | tuple[int, int] = 64,
+    num_images: int = 4096,
+    seed: int = 0,
+    data_dir: str | os.PathLike | None = None,
 ) -> RenderedCars:
     """A builder whose pictures are on disk, drawn now if they are missing.
 
     Args:
-      size: height and width in pixels.
+      size: the side of a square in pixels, or (height, width).
       num_images: how many pictures.
       seed: as in `render`.
       data_dir: TFDS data folder, None for the default one.
@@ -127,6 +131,7 @@ def prepare(
       ...     source[1]["image"].shape
       (16, 16, 3)
     """
+    size = (size, size) if isinstance(size, int) else size
     config = RenderedConfig(size=size, num_images=num_images, seed=seed)
     config = RenderedCars.builder_configs.get(config.name, config)  # TFDS needs its own instance
     with _quiet():
@@ -143,7 +148,7 @@ def prepare(
 
 
 def pictures(
-    size: int, num_images: int, *, data_dir: str | os.PathLike
+    size: tuple[int, int], num_images: int, *, data_dir: str | os.PathLike
 ) -> tuple[Pictures, tuple[str, ...]]:
     """The first pictures of seed 0 from disk, and messages for the user.
 
@@ -170,7 +175,7 @@ def pictures(
         return _whole(size, num_images, data_dir), (note,)
 
 
-def _whole(size: int, num_images: int, data_dir: str | os.PathLike) -> Pictures:
+def _whole(size: tuple[int, int], num_images: int, data_dir: str | os.PathLike) -> Pictures:
     found = prepared.pictures(prepare(size, num_images, data_dir=data_dir))
     if len(found.names) != num_images:
         raise ValueError(f"{len(found.names)} pictures, expected {num_images}")

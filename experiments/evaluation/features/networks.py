@@ -58,7 +58,7 @@ def features(network: FeatureNetwork, images: np.ndarray, *, what: str = "featur
 
     Args:
       network: from `loading.load`.
-      images: [n, h, w, 3], uint8, or float in [-1, 1]; may be memory-mapped.
+      images: [n, h, w, c], RGB or grey; uint8, or float in [-1, 1]; may be memory-mapped.
       what: label of the progress bar.
     Returns:
       Float32 [n, dims], one row per image.
@@ -72,7 +72,8 @@ def features(network: FeatureNetwork, images: np.ndarray, *, what: str = "featur
         _CALLED.add(network.embed)
         for start in tracked(range(0, len(images), chunk), what, compiles=compiles):
             rows = np.arange(start, start + chunk).clip(max=len(images) - 1)
-            answer = network.embed(network.params, jnp.asarray(images[rows]))
+            rgb = np.broadcast_to(images[rows], (chunk, *images.shape[1:3], 3))
+            answer = network.embed(network.params, jnp.asarray(rgb))
             found[start : start + chunk] = np.asarray(answer)[: len(images) - start]
     if not np.isfinite(found).all():
         raise UserError(f"features of {network.name} are not finite: its weights are damaged")
