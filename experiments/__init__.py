@@ -1,20 +1,22 @@
 """The commands, and a folder for each stage of a run.
 
-While a command is being imported, Ctrl-C ends it as `terminal.cli` does later.
+While a command is being imported, Ctrl-C ends it as `terminal.interrupts` does later.
 """
 
 import os
+import signal
 import sys
+from typing import Any
 
 INTERRUPTED = "stopped by Ctrl-C"
 
 
-def _hook(kind, error, trace):
-    if not issubclass(kind, KeyboardInterrupt):
-        return sys.__excepthook__(kind, error, trace)
-    print(INTERRUPTED, file=sys.stderr, flush=True)
-    os._exit(130)  # else the interpreter kills itself by the signal
+def end(*_: Any) -> None:
+    """Says that Ctrl-C has stopped the process, and ends it without its teardown."""
+    os.write(2, f"{INTERRUPTED}\n".encode())
+    os._exit(128 + signal.SIGINT)
 
 
-if sys.argv[:1] == ["-m"]:  # so while `python -m experiments.NAME` looks for its module
-    sys.excepthook = _hook
+# so while `python -m experiments.NAME` looks for its module
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, end)

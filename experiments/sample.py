@@ -22,8 +22,8 @@ from jaxddim.runs import trained
 from jaxddim.runs.drawing import DrawConfig, drawn
 
 FILES = (".png", ".npz")
-OTHERS = (".bmp", ".gif", ".jpeg", ".jpg", ".npy", ".pdf", ".pt", ".tif", ".tiff", ".webp", ".zip")
-"""Suffixes of files that are not written; a name with any other one is that of a folder."""
+OTHERS = {".npy", ".pt", ".svg", ".zip"}
+"""Suffixes of files that are not written, besides other pictures; any other is a folder's."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,18 @@ def rebatch(chunks: Iterator[np.ndarray], num: int, size: int) -> Iterator[np.nd
 
 def check(config: SampleConfig) -> None:
     """Raises a UserError for invalid settings."""
+    from PIL import Image
+
     check_numbers(config, "num", "steps", "batch_size")
     check_step(config)
     if not config.out:
         raise UserError("--out is missing: name a FILE.png, a FILE.npz or a folder")
     out = located(config.out)
-    if out.suffix.lower() in OTHERS and not out.is_dir():
+    suffix = out.suffix.lower()
+    other = suffix in OTHERS | set(Image.registered_extensions()) - set(FILES)
+    if other and not out.is_dir():
         raise UserError(f"--out {config.out}: expected a FILE.png, a FILE.npz or a folder")
-    make_folder(out.parent if out.suffix.lower() in FILES else out)
+    make_folder(out.parent if suffix in FILES else out)
 
 
 def strangers(out: Path, num: int) -> list[str]:

@@ -88,6 +88,10 @@ def open_run(
         old = record.configuration(config.workdir, found)
         if config.data.source == "auto":
             config = with_source(config, old.data.source)
+        if config.data.path is None:
+            images = dataclasses.replace(config.data, path=old.data.path)
+            config = dataclasses.replace(config, data=images)
+        record.check_same_config(config.workdir, flatten(config), flatten(old))
     with stage("finding the images", wait=True, spinner=False):
         dataset = data.load(config.data, record.read_names(config.workdir) if found else ())
     config = with_absolute_paths(with_source(config, dataset.source))
@@ -104,7 +108,6 @@ def open_run(
         sep=", ",
     )
     if found:
-        record.check_same_config(config.workdir, flatten(config), found["config"])
         record.check_images(config.workdir, dataset.fingerprint, images, found)
         return train_set, held_out, config, starts.recorded(config, found)
     start = starts.chosen(config, abstract, console)

@@ -6,6 +6,7 @@ are always checked, and values wherever they are known: a traced value passes.
 """
 
 import functools
+import inspect
 import operator
 from typing import Any
 
@@ -71,6 +72,22 @@ def times(t: ArrayLike, num_steps: int | None, name: str = "t", *, low: int = 0)
         raise ValueError(f"{name} must be at least {low}{within}, got {least}..{most}")
 
 
+def each(batch: int, **times: ArrayLike) -> None:
+    """Raises a ValueError unless each of these is a scalar, or one for each of the examples.
+
+    Example:
+      >>> each(4, t=500, s=np.zeros(3, int))
+      Traceback (most recent call last):
+      ValueError: s must be a scalar or one for each of the 4 examples, got shape (3,)
+    """
+    for name, t in times.items():
+        if np.shape(t) not in ((), (batch,)):
+            raise ValueError(
+                f"{name} must be a scalar or one for each of the {batch} examples, got shape "
+                f"{np.shape(t)}"
+            )
+
+
 def reverse(t: ArrayLike, s: ArrayLike, num_steps: int, *, low: int = 1) -> None:
     """Raises a ValueError unless low <= t <= num_steps and 0 <= s <= t, as in sampling."""
     times(t, num_steps, low=low)
@@ -130,6 +147,24 @@ def classes(x: ArrayLike, count: int, name: str) -> None:
         raise ValueError(f"{name} must lie in 0..{count - 1}, got {values.min()}..{values.max()}")
 
 
+def takes(function: Any, number: int, **named: Any) -> bool:
+    """Whether a function can be called with so many arguments by position, as far as it tells.
+
+    Example:
+      >>> takes(lambda x, index: x, 2), takes(lambda variables, x, index: x, 2)
+      (True, False)
+    """
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(*range(number), **named)
+    except TypeError:
+        return False
+    except ValueError:  # a callable without a signature
+        return True
+    return True
+
+
 def network(apply_fn: Any) -> None:
     """Raises a ValueError unless this can be a function (x, index) -> output.
 
@@ -138,7 +173,7 @@ def network(apply_fn: Any) -> None:
     owner = getattr(apply_fn, "__self__", apply_fn)
     unbound = hasattr(owner, "init") and hasattr(owner, "apply")
     bound = getattr(owner, "scope", None) is not None and owner is apply_fn  # Linen's bind
-    if not callable(apply_fn) or (unbound and not bound):
+    if not callable(apply_fn) or (unbound and not bound) or not takes(apply_fn, 2):
         raise ValueError(
             f"the network must be a function (x, index) -> output, got {described(apply_fn)}: bind "
             "its variables, as in lambda x, index: model.apply(variables, x, index)"
@@ -244,6 +279,9 @@ def example_keys(key: Any, batch: int, first_index: int | jax.Array = 0) -> jax.
       ValueError: when it is no key, or not as many keys as examples.
     """
     key = typed_key(key)
+    whole(first_index, "first_index")
+    if np.shape(first_index):
+        raise ValueError(f"first_index must be one number, got shape {np.shape(first_index)}")
     if not key.ndim:
         return jax.vmap(functools.partial(jax.random.fold_in, key))(
             first_index + jnp.arange(batch, dtype=jnp.int32)

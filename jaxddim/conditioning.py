@@ -127,6 +127,18 @@ def warn_of_errors(
         _warn(made.kind, schedule, low[inner], high[inner], way)
 
 
+def warn_of_clipping(denoise_fn: DenoiseFn, caller: str) -> None:
+    """Warns when `as_denoiser` made this denoiser with clipping, whose path cannot be followed."""
+    made = made_with(denoise_fn)
+    if made is not None and made.clip_x0:
+        warnings.warn(
+            f"{caller} follows the path of the network itself, and this denoiser clips x_0, which "
+            "breaks that path: make it with as_denoiser(..., clip_x0=False)",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
 def _ways_down(kind: Kind, schedule: Schedule, high: np.ndarray) -> str:
     fraction = safe_fraction(schedule, kind=kind)
     if high.max() > round(fraction * schedule.num_steps):

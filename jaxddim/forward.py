@@ -52,6 +52,7 @@ def q_sample(schedule: Schedule, x0: jax.Array, t: ArrayLike, eps: jax.Array) ->
     """
     checks.schedule(schedule)
     x0, eps = images(schedule.dtype, x0=x0, eps=eps)
+    checks.each(len(x0), t=t)
     alpha, sigma = schedule.scales(t, x0.ndim)
     return alpha * x0 + sigma * eps
 
@@ -79,6 +80,7 @@ def q_step(schedule: Schedule, x_prev: jax.Array, t: ArrayLike, eps: jax.Array) 
     checks.schedule(schedule)
     checks.times(t, schedule.num_steps, low=1)
     x_prev, eps = images(schedule.dtype, x_prev=x_prev, eps=eps)
+    checks.each(len(x_prev), t=t)
     s = jnp.asarray(t, jnp.int32) - 1
     alpha_t, sigma_t = schedule.scales(t, x_prev.ndim)
     alpha_s, _ = schedule.scales(s, x_prev.ndim)
@@ -122,6 +124,7 @@ def q_posterior(
     checks.schedule(schedule)
     checks.reverse(t, s, schedule.num_steps)
     x0, x_t = images(schedule.dtype, x0=x0, x_t=x_t)
+    checks.each(len(x0), t=t, s=s)
     alpha_t, sigma_t = schedule.scales(t, x0.ndim)
     alpha_s, _ = schedule.scales(s, x0.ndim)
     direction, std = direction_and_std(schedule, t, s, eta, x0.ndim)
@@ -144,6 +147,8 @@ def direction_and_std(
         '(for the larger variance of the paper use ddpm_step(variance="large"))'
     )
     eta = number(eta, "eta", "lie in [0, 1]", in_unit_interval, why)
+    if np.shape(eta):
+        raise ValueError(f"eta must be a single number, got shape {np.shape(eta)}")
     if not isinstance(eta, jax.Array) and np.any(np.asarray(eta) > 0):
         checks.reverse(t, s, schedule.num_steps, low=0)
     _, sigma_s = schedule.scales(s, ndim)

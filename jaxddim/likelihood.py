@@ -39,10 +39,11 @@ from jax.scipy.stats import norm
 from jax.typing import DTypeLike
 
 from jaxddim import checks
+from jaxddim.conditioning import warn_of_clipping
 from jaxddim.forward import direction_and_std, q_posterior
 from jaxddim.numerics import images
 from jaxddim.sampling.loop import draw
-from jaxddim.sampling.solver import StepFn, checked
+from jaxddim.sampling.solver import Solver, StepFn, checked
 from jaxddim.sampling.steps import ddpm_step
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Gaussian
@@ -127,6 +128,8 @@ def variational_bound(
       >>> bound.steps.shape, bound.total.shape
       ((9, 2), (2,))
     """
+    if isinstance(step, Solver):
+        raise ValueError("variational_bound takes a step such as ddpm_step, got a Solver")
     grid, denoise_fn = checks.grid(timesteps, schedule, least=2, strictly=True), checked(denoise_fn)
     (x0,) = images(schedule.dtype, x0=x0)
     keys = checks.example_keys(key, x0.shape[0], first_index)
@@ -178,7 +181,7 @@ def discretized_log_prob(gaussian: Gaussian, x0: jax.Array) -> jax.Array:
       >>> round(float(jnp.sum(jnp.exp(log_prob))), 5)
       1.0
     """
-    mean, x0 = images(jnp.float32, mean=gaussian.mean, x0=x0)
+    (mean,), (x0,) = images(jnp.float32, mean=gaussian.mean), images(jnp.float32, x0=x0)
     std = jnp.asarray(gaussian.std, jnp.float32)
     centre, half = jnp.clip((x0 - mean) / std, -FARTHEST, FARTHEST), HALF_BIN / std
     # the bin or its mirror image, whichever is below 0: there the two logarithms differ
@@ -223,6 +226,8 @@ def ode_log_likelihood(
     Raises:
       ValueError: for an unknown probe, a grid that is not a vector of at least 3 times that
         decrease to 0, or an x0 that holds integers; also as `jaxddim.integrate`.
+    Warns:
+      UserWarning: when `as_denoiser` made the denoiser with clipping.
     Source: arXiv 2010.02502, eq. 13-14; arXiv 2011.13456, eq. 39-40; arXiv 1810.01367, eq. 7.
     Example:
       >>> import jaxddim
@@ -237,6 +242,7 @@ def ode_log_likelihood(
     if probe not in _PROBES:
         raise ValueError(f"unknown probe {probe!r}; expected one of {', '.join(_PROBES)}")
     grid = checks.grid(timesteps, schedule, least=2, strictly=True)[::-1]
+    warn_of_clipping(denoise_fn, "ode_log_likelihood")
     denoise_fn = checked(denoise_fn)
     (x0,) = images(schedule.dtype, x0=x0)
     keys = checks.example_keys(key, x0.shape[0], first_index)
@@ -297,6 +303,8 @@ def ode_bits_per_dim(
       Bits per dimension, float32 [b].
     Raises:
       ValueError: as `ode_log_likelihood`.
+    Warns:
+      UserWarning: as `ode_log_likelihood`.
     Source: arXiv 2011.13456, section 4.3; arXiv 1511.01844, section 3.1.
     Example:
       >>> import jaxddim

@@ -32,7 +32,7 @@ def nan_unless(holds: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def images(dtype: DTypeLike, **named: ArrayLike) -> list[jax.Array]:
-    """The arrays in this float type; a ValueError with its name for one that holds integers.
+    """The arrays in this float type; a ValueError unless they hold floats and have one shape.
 
     Example:
       >>> images(jnp.float32, x0=np.zeros(2, np.float16))[0].dtype.name
@@ -45,6 +45,10 @@ def images(dtype: DTypeLike, **named: ArrayLike) -> list[jax.Array]:
                 f"{name} holds {x.dtype}, but images must be floats in [-1, 1]: scale 8-bit images "
                 f"with {name}.astype(jnp.float32) / 127.5 - 1"
             )
+    shapes = [x.shape for x in arrays.values()]
+    if len(set(shapes)) > 1:
+        names = " and ".join(", ".join(arrays).rsplit(", ", 1))
+        raise ValueError(f"{names} must have one shape, got {', '.join(map(str, shapes))}")
     return [x.astype(dtype) for x in arrays.values()]
 
 

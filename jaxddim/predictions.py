@@ -60,8 +60,14 @@ def from_eps(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike
       >>> from_eps(jaxddim.linear(), x, 0 * x, 0).x0.shape
       (2, 8)
     """
-    x_t, eps = _floats(schedule, x_t, output)
+    x_t, eps = _floats(schedule, x_t, output, t)
     alpha, sigma = schedule.scales(t, x_t.ndim)
+    known = checks.concrete(alpha)
+    if known is not None and not np.all(known):
+        raise ValueError(
+            "where alpha is 0 (t = T of a schedule with zero terminal SNR) eps and the score say "
+            'nothing about x_0: use kind="v" or kind="x0"'
+        )
     return Prediction((x_t - sigma * eps) / alpha, eps)
 
 
@@ -70,7 +76,7 @@ def from_x0(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike)
 
     Arguments and result as for `from_eps`.
     """
-    x_t, x0 = _floats(schedule, x_t, output)
+    x_t, x0 = _floats(schedule, x_t, output, t)
     alpha, sigma = schedule.scales(t, x_t.ndim)
     clean = sigma == 0
     eps = jnp.where(clean, 0.0, (x_t - alpha * x0) / jnp.where(clean, 1.0, sigma))
@@ -84,7 +90,7 @@ def from_v(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike) 
 
     Source: arXiv 2202.00512, section 4 and appendix D.
     """
-    x_t, v = _floats(schedule, x_t, output)
+    x_t, v = _floats(schedule, x_t, output, t)
     alpha, sigma = schedule.scales(t, x_t.ndim)
     return Prediction(alpha * x_t - sigma * v, sigma * x_t + alpha * v)
 
@@ -96,15 +102,16 @@ def from_score(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLi
 
     Source: arXiv 2011.13456, section 3.3.
     """
-    x_t, score = _floats(schedule, x_t, output)
+    x_t, score = _floats(schedule, x_t, output, t)
     _, sigma = schedule.scales(t, x_t.ndim)
     return from_eps(schedule, x_t, -sigma * score, t)
 
 
-def _floats(schedule: Schedule, x_t: jax.Array, output: jax.Array) -> list[jax.Array]:
-    """x_t and the network's output in the schedule's type, after checks of the output."""
+def _floats(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike) -> list[jax.Array]:
+    """x_t and the network's output in the schedule's type, after checks of shapes."""
     checks.schedule(schedule)
-    checks.output(output, x_t.shape)
+    checks.output(output, np.shape(x_t))
+    checks.each(len(x_t), t=t)
     return images(schedule.dtype, x_t=x_t, output=output)
 
 
@@ -153,6 +160,7 @@ def target(
     checks.schedule(schedule)
     checks.times(t, schedule.num_steps, low=1 if kind == "score" else 0)
     x0, eps = images(schedule.dtype, x0=x0, eps=eps)
+    checks.each(len(x0), t=t)
     alpha, sigma = schedule.scales(t, x0.ndim)
     if kind == "eps":
         return eps
@@ -200,7 +208,8 @@ def clip(
     if known and not np.all(np.less(low, high)):
         raise ValueError(f"low must be below high, got low={low}, high={high}")
     checks.schedule(schedule)
-    (x0,) = images(schedule.dtype, x0=prediction.x0)
+    checks.pair(prediction, np.shape(x_t))
+    (x0,) = images(schedule.dtype, x0=prediction[0])
     return from_x0(schedule, x_t, jnp.clip(x0, low, high), t)
 
 
@@ -238,7 +247,8 @@ def threshold(
     """
     quantile = number(quantile, "quantile", "lie in (0, 1]", lambda q: (q > 0) & (q <= 1))
     checks.schedule(schedule)
-    (x0,) = images(schedule.dtype, x0=prediction.x0)
+    checks.pair(prediction, np.shape(x_t))
+    (x0,) = images(schedule.dtype, x0=prediction[0])
     if x0.ndim < 2:
         raise ValueError(f"threshold takes images [b, *d], got shape {x0.shape}")
     axes = tuple(range(1, x0.ndim))
@@ -255,8 +265,10 @@ def as_denoiser(
 ) -> DenoiseFn:
     """Makes ``denoise_fn(x, t) -> Prediction`` from a network.
 
-    The network is called with the 0-based index t - 1 as int32 [b] (0 also for t = 0),
-    which is what every published DDPM and DDIM checkpoint was trained with.
+    The network is called with the 0-based index t - 1 as int32 [b], which is what every published
+    DDPM and DDIM checkpoint was trained with. At t = 0, for which no network is trained, it is
+    asked as at t = 1; the pair is then x itself and that eps, so that a method may evaluate the end
+    of its last step, as Heun's does.
 
     Args:
       schedule: the noise schedule that the network was trained with.
@@ -286,9 +298,12 @@ def as_denoiser(
 
     def denoise_fn(x: jax.Array, t: jax.Array) -> Prediction:
         checks.times(t, schedule.num_steps)
-        index = jnp.broadcast_to(jnp.maximum(jnp.asarray(t, jnp.int32) - 1, 0), x.shape[:1])
-        prediction = _FROM[kind](schedule, x, apply_fn(x, index), t)
-        return clip(schedule, x, prediction, t) if clip_x0 else prediction
+        at = jnp.maximum(jnp.asarray(t, jnp.int32), 1)
+        index = jnp.broadcast_to(at - 1, x.shape[:1])
+        prediction = _FROM[kind](schedule, x, apply_fn(x, index), at)
+        x0, eps = clip(schedule, x, prediction, at) if clip_x0 else prediction
+        clean = jnp.reshape(jnp.asarray(t) == 0, np.shape(t) + (1,) * (x.ndim - np.ndim(t)))
+        return Prediction(jnp.where(clean, x.astype(x0.dtype), x0), eps)
 
     vars(denoise_fn)["made"] = Made(kind, clip_x0)
     return denoise_fn

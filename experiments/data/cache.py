@@ -32,7 +32,7 @@ from experiments.terminal.texts import brief, listed
 
 ORDER_SEED = 2010_02502
 FORMAT = 1  # part of every key
-DECODING = 2  # part of every entry's key: increment it when decode() or the file format changes
+DECODING = 3  # part of every entry's key: increment it when decode() or the file format changes
 CHUNK = 256
 PARTIAL = ".partial-"  # how the name of an unfinished entry begins
 STALE_SECONDS = 24 * 3600  # since an unfinished entry was last written to
@@ -102,12 +102,33 @@ def _read(folder: Path, shape: Shape) -> Cached:
     labels = np.load(folder / "labels.npy")
     images = np.load(folder / "images.npy", mmap_mode="r")
     num = about["num_images"]
+    if any(type(value) is not int for value in (num, about["total"])):
+        raise ValueError("about.json: expected numbers of images")
+    for name in ("class_names", "notes"):
+        if not isinstance(about[name], list) or any(type(word) is not str for word in about[name]):
+            raise ValueError(f"about.json: {name} is not a list of texts")
     if labels.dtype != np.int32 or labels.shape != (num,):
         raise ValueError(f"labels.npy: {labels.dtype} {labels.shape}, expected int32 ({num},)")
     if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) < num:
         raise ValueError(f"images.npy: {images.dtype} {images.shape}, expected {num} images")
+    if about["stamp"] != _stamp(folder) and _digest(images[:num]) != about["fingerprint"]:
+        raise ValueError("images.npy: its pixels have changed")
     classes, notes = tuple(about["class_names"]), tuple(about["notes"])
     return Cached(images[:num], labels, classes, notes, about["fingerprint"], about["total"])
+
+
+def _stamp(folder: Path) -> list[int]:
+    """What a change of images.npy changes."""
+    found = (folder / "images.npy").stat()
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _digest(images: np.ndarray) -> str:
+    """sha256 over all pixels."""
+    digest = hashlib.sha256()
+    for start in range(0, len(images), CHUNK):
+        digest.update(images[start : start + CHUNK].tobytes())
+    return digest.hexdigest()
 
 
 def _build(folder: Path, pictures: Pictures, shape: Shape, limit: int | None) -> None:
@@ -197,6 +218,7 @@ def _fill(folder: Path, pictures: Pictures, shape: Shape, limit: int | None) -> 
         "notes": [summary] if summary else [],
         "fingerprint": digest.hexdigest(),
         "total": len(order),
+        "stamp": _stamp(folder),
     }
     (folder / "about.json").write_text(json.dumps(about))
 

@@ -128,7 +128,10 @@ def _content(config: "DataConfig", listing: folder.Listing) -> tuple:
 
 def _load_rendered(config: "DataConfig") -> tuple[cache.Cached, tuple[str, ...]]:
     if config.path is not None:
-        raise UserError("--data.source rendered draws its images: leave out --data.path")
+        raise UserError(
+            "--data.source rendered, which this configuration has, draws its images: to train on "
+            f"those in it, add --data.source folder; else leave out --data.path {config.path}"
+        )
     number = config.num_images or DEFAULT_RENDERED
     notes: list[str] = []
 

@@ -169,11 +169,14 @@ def _to_rgb(image: Any) -> Any:
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
     """Integer or float grey levels to uint8; the type, then the maximum, determines the range."""
-    levels = np.nan_to_num(values.astype(np.float64))
-    peak = levels.max(initial=0.0)
-    if values.dtype.itemsize == 2 or peak > 255:
+    levels = values.astype(np.float64)
+    peak = levels.max(initial=0.0, where=np.isfinite(levels))
+    levels = np.nan_to_num(levels, posinf=peak, neginf=0.0)
+    if peak > 65535:
+        levels = levels * (255 / peak)
+    elif values.dtype.itemsize == 2 or peak > 255:
         levels = levels / 257
-    elif values.dtype.kind == "f" and peak <= 1:
+    elif values.dtype.kind == "f" and peak < 2:  # a little above 1 is rounding or sharpening
         levels = levels * 255
     return np.round(np.clip(levels, 0, 255)).astype(np.uint8)
 

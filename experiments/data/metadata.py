@@ -21,17 +21,18 @@ LONGEST = 2**28  # bytes of a file that is tried again
 def without(file: Path | BinaryIO) -> Iterator[bytes]:
     """A PNG's or JPEG's bytes without metadata except EXIF, then without EXIF too.
 
+    A JPEG's Adobe segment, which tells how colours are stored, goes at last.
+
     Other files, and what would be no other than before, are left out.
     """
     whole = _bytes(file)
     seen = {whole}
-    for keep_exif in (True, False):
-        if whole.startswith(PNG):
-            bare = _png(whole, PIXELS | ({b"eXIf"} if keep_exif else set()))
-        elif whole.startswith(JPEG):
-            bare = _jpeg(whole, {JFIF, ADOBE} | ({EXIF} if keep_exif else set()))
-        else:
-            return
+    tries: list[bytes] = []
+    if whole.startswith(PNG):
+        tries = [_png(whole, PIXELS | more) for more in ({b"eXIf"}, set())]
+    elif whole.startswith(JPEG):
+        tries = [_jpeg(whole, {JFIF} | more) for more in ({ADOBE, EXIF}, {ADOBE}, set())]
+    for bare in tries:
         if bare not in seen:
             seen.add(bare)
             yield bare

@@ -10,13 +10,11 @@ import difflib
 import io
 import itertools
 import re
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments import INTERRUPTED
-from experiments.terminal import startup
+from experiments.terminal import interrupts, startup
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import located
 from jaxddim.runs.config import ImageSize
@@ -43,16 +41,17 @@ def run(
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal has not
             stream.reconfigure(errors="backslashreplace")
-    try:
-        config = parse(config_type, sys.argv[1:], presets=presets, exclusive=exclusive)
-        if computes:
-            startup.start()
-        sys.exit(main(config) or 0)
-    except (UserError, RunError) as error:
-        sys.exit(_fail(str(error)))
-    except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+    with interrupts.handled() as interrupted:
+        try:
+            config = parse(config_type, sys.argv[1:], presets=presets, exclusive=exclusive)
+            if computes:
+                startup.start()
+            code = main(config) or 0
+        except (UserError, RunError) as error:
+            if interrupted:
+                raise
+            code = _fail(str(error))
+    sys.exit(code)
 
 
 def _fail(message: str) -> int:
@@ -241,5 +240,6 @@ def _one_line(boxed: str) -> str:
     blocks = itertools.groupby(lines[1:], lambda line: bool(re.fullmatch("[╰─╯-]*", line)))
     message = " ".join(next((list(block) for rule, block in blocks if not rule), lines))
     message = message.replace("invalid literal for int() with base 10:", "expected a number, got")
+    message = message.removeprefix("Error parsing ")
     message = message.replace("could not convert string to float:", "expected a number, got")
     return message + " (--help lists all flags)"

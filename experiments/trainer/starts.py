@@ -61,9 +61,11 @@ def chosen(config: Config, abstract: TrainState, console: Console) -> Start | No
         run = _restored(start, "latest")
     sizes = jax.tree.map(lambda leaf: leaf.shape, run.variables["params"])
     if sizes != jax.tree.map(lambda leaf: leaf.shape, abstract.params):
+        shapes = [name for name in names if name in ("data.image_size", "data.channels")]
+        changes = ", ".join(f"{name} was {old[name]}, is {new[name]}" for name in shapes)
         raise RunError(
-            f"--train.init-from {folder}: its network has other layers, as data.image_size was "
-            f"{old['data.image_size']}, is {new['data.image_size']}: give its --data.image-size"
+            f"--train.init-from {folder}: its network has other layers, as {changes}: give its "
+            + " and ".join(f"--{name.replace('_', '-')}" for name in shapes)
         )
     for name in names:
         if name.startswith("diffusion."):

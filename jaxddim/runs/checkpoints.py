@@ -63,7 +63,7 @@ def restore(
       abstract: shapes and types of the state, from jax.eval_shape.
       which: "latest", "best" (lowest validation loss), or a step.
     Raises:
-      RunError: when there is no such checkpoint.
+      RunError: when there is no such checkpoint, or it is of another network.
     """
     steps = checkpoints.all_steps()
     if not steps:
@@ -85,5 +85,32 @@ def restore(
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract
     )
+    saved, wanted = _saved_shapes(checkpoints, step), _shapes(abstract.params)
+    if saved is not None and saved != wanted:
+        name = min(name for name in saved | wanted if saved.get(name) != wanted.get(name))
+        raise RunError(
+            f"checkpoint {step} in {checkpoints.directory} is of another network than config.json "
+            f"describes (the shape of {name} is {saved.get(name)} in the one, {wanted.get(name)} "
+            "in the other): restore either file"
+        )
     restored: Any = checkpoints.restore(step, args=ocp.args.StandardRestore(abstract))
     return restored
+
+
+def _saved_shapes(checkpoints: ocp.CheckpointManager, step: int | None) -> dict[str, Any] | None:
+    """The shapes of the saved parameters by name; None where Orbax does not tell them."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            found: Any = reader.metadata(checkpoints.directory / str(step) / "default")
+        return _shapes(found.item_metadata.tree["params"])
+    except Exception:  # damaged files may raise anything: restoring tells
+        return None
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _shapes(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}

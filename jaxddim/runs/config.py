@@ -26,7 +26,7 @@ class DataConfig:
     path: str | None = None
     """Folder of images (folder), or of archives placed there by hand (cars196, cifar10)."""
     image_size: ImageSize = 64
-    """Height and width of the images in pixels, after resizing: 64, or HEIGHTxWIDTH as 48x64."""
+    """Height and width in pixels that pictures are squeezed to: 64, or HEIGHTxWIDTH as 48x64."""
     channels: Literal[1, 3] = 3
     """3: RGB; 1: grey."""
     flip: bool = True
@@ -344,15 +344,18 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         if not isinstance(value, list):
             raise RunError(f"{name} is {value!r}: expected a list")
         return tuple(_typed(name, item, choices[0]) for item in value)
-    if hint is float and value is None:
+    if name == "optim.clip" and value is None:
         return math.inf  # as `finite` writes it
-    number = hint is float and type(value) is int
-    if type(value) is not hint and not number:
+    number = type(value) in (int, float) and hint in (int, float)
+    if type(value) is not hint and not (number and hint is float):
         raise RunError(f"{name} is {value!r}: expected {_NAMES[hint]}")
     if name == "seed" and not 0 <= value < 2**32:
         raise RunError(f"{name} is {value!r}: expected a number in [0, 2^32)")
     if hint is int and name.startswith(_COUNTS) and value < 1:
         raise RunError(f"{name} is {value!r}: expected 1 or more")
+    low, high = _RANGES.get(name, (-math.inf, math.inf))
+    if number and not low <= value <= high:
+        raise RunError(f"{name} is {value!r}: expected {low:g} to {high:g}")
     return hint(value)
 
 
@@ -364,5 +367,13 @@ def _size(name: str, value: Any) -> ImageSize:
 
 
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_RANGES = {
+    "model.dropout": (0, 1),
+    "optim.learning_rate": (0, math.inf),
+    "optim.warmup_steps": (0, math.inf),
+    "optim.decay_steps": (0, math.inf),
+    "optim.clip": (0, math.inf),
+    "optim.ema": (0, 1),
+}
 _COUNTS = ("data.", "diffusion.", "train.")
 """Groups whose whole numbers are counts."""

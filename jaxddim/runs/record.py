@@ -63,10 +63,11 @@ def load(workdir: str) -> Config:
         raise RunError("--workdir is missing: name the folder of a run, e.g. --workdir runs/cars")
     record = read(workdir)
     if record is None:
-        raise RunError(
-            f"{workdir} holds no run (no config.json in it): train one first with "
-            f"python -m experiments.train --workdir {workdir}"
-        )
+        around = [folder for folder in Path(workdir).parents if (folder / "config.json").exists()]
+        hint = f"train one first with python -m experiments.train --workdir {workdir}"
+        if around:
+            hint = f"it is inside the run {around[0]}: name that"
+        raise RunError(f"{workdir} holds no run (no config.json in it): {hint}")
     return configuration(workdir, record)
 
 
@@ -189,5 +190,7 @@ def check_images(workdir: str, fingerprint: str, count: int, record: dict[str, A
     if fingerprint != about["fingerprint"]:
         raise RunError(
             f"{workdir} was trained on other images ({about['num_images']} of {about['source']} "
-            f"then, {count} now): restore them, or name another --workdir"
+            f"then, {count} now"
+            + (", as many, but some have changed" if count == about["num_images"] else "")
+            + "): restore them, or name another --workdir"
         )

@@ -24,10 +24,12 @@ diverges.
 """
 
 import functools
+import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -75,8 +77,9 @@ def langevin_step(
     del s  # the walk stays at t
     snr = _checked(snr)
     checks.schedule(schedule)
-    checks.pair(prediction, x.shape)
-    x, eps = images(schedule.dtype, x=x, eps=prediction.eps)
+    checks.pair(prediction, np.shape(x))
+    x, eps = images(schedule.dtype, x=x, eps=prediction[1])
+    checks.each(len(x), t=t)
     _, sigma = schedule.scales(t, x.ndim)
     return Gaussian(x - 2 * snr**2 * sigma * eps, 2 * snr * sigma)
 
@@ -106,8 +109,11 @@ def corrector(step: StepFn, num_corrections: int, snr: float) -> Solver:
       >>> jaxddim.sample(jax.random.key(0), denoise_fn, schedule, grid, (4, 2), step=step).shape
       (4, 2)
     """
-    if num_corrections < 0:
+    if operator.index(num_corrections) < 0:
         raise ValueError(f"num_corrections must be at least 0, got {num_corrections}")
+    if isinstance(step, Solver):
+        raise ValueError("corrector takes a step such as ddim_step, got a Solver")
+    as_solver(step)  # checks it
     snr = _checked(snr)
     if num_corrections == 0:
         return as_solver(step)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxddim import checks
-from jaxddim.conditioning import warn_of_errors
+from jaxddim.conditioning import warn_of_clipping, warn_of_errors
 from jaxddim.numerics import images
 from jaxddim.predictions import made_with
 from jaxddim.sampling.loop import integrate
@@ -51,7 +51,7 @@ def encode(
     gain is less where S is too small for the schedule or the data. The error of an eps- or
     score-network is divided by alpha, so the grid must end where alpha is not yet near 0:
     ``timesteps(..., fraction=safe_fraction(schedule, kind="eps"))``. Networks are not trained at
-    t = 0, so they are evaluated at t = 1 there; an x0-network is not asked, since eps = 0 there.
+    t = 0, so they are evaluated at t = 1 there; the answer of an x0-network is not used there.
 
     Args:
       denoise_fn: ``denoise_fn(x, t) -> Prediction``, **not clipped**: `as_denoiser(...,
@@ -66,8 +66,8 @@ def encode(
       ValueError: when refine is negative, as `integrate`, and when the grid rises or does not end
         in 0.
     Warns:
-      UserWarning: when a step multiplies the network's error more than tenfold (known for
-        denoisers of `as_denoiser` and values that are not traced).
+      UserWarning: when x_0 is clipped, or a step multiplies the network's error more than tenfold
+        (known for denoisers of `as_denoiser`, the latter for values that are not traced).
     Source: arXiv 2010.02502, section 4.3 and 5.4.
     Example:
       >>> import jaxddim
@@ -82,18 +82,19 @@ def encode(
     if refine < 0:
         raise ValueError(f"refine must be at least 0, got {refine}")
     grid = checks.grid(timesteps, schedule)[::-1]
+    warn_of_clipping(denoise_fn, "encode")
     warn_of_errors(denoise_fn, schedule, timesteps, encoded=not refine)
     no_key = checks.new_key(0)  # every step is deterministic
     made = made_with(denoise_fn)
-    # from_x0 sets eps = 0 at t = 0; at t = 1 it would divide the network's error by sigma_1
-    first = 0 if made and made.kind == "x0" else 1
-    return integrate(no_key, denoise_fn, schedule, grid, x0, step=_encoder(refine, first))[0]
+    # at t = 1 the error of an x0-network is divided by sigma_1
+    still = made is not None and made.kind == "x0"
+    return integrate(no_key, denoise_fn, schedule, grid, x0, step=_encoder(refine, still))[0]
 
 
-def _encoder(refine: int, first: int) -> Solver:
+def _encoder(refine: int, still: bool) -> Solver:
     """Steps from t to s > t that decoding steps undo; the memory is the last v and its t.
 
-    At t = 0 the network is evaluated at ``first``.
+    At t = 0 the network is evaluated at t = 1, or if ``still`` v is 0.
     """
 
     def step(
@@ -112,8 +113,9 @@ def _encoder(refine: int, first: int) -> Solver:
             alpha, sigma = schedule.scales(t)
             return jnp.arctan2(sigma, alpha)
 
-        prediction = denoise_fn(x, jnp.maximum(t, first))
+        prediction = denoise_fn(x, jnp.maximum(t, 1))
         v, delta = velocity(prediction, t), angle(s) - angle(t)
+        v = jnp.where(t == 0, 0.0, v) if still else v
         sin, cos = jnp.sin(delta), jnp.cos(delta)
 
         def undone(v_s: jax.Array) -> jax.Array:
@@ -151,7 +153,7 @@ def decode(
     Raises:
       ValueError: as `integrate`, and when the grid rises or does not end in 0.
     Warns:
-      UserWarning: as `encode`; never where x_0 is clipped.
+      UserWarning: as `encode` for errors; never where x_0 is clipped.
     Source: arXiv 2010.02502, section 4.3.
     """
     grid = checks.grid(timesteps, schedule)

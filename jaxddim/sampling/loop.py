@@ -17,6 +17,8 @@ Sampling, encoding (with the grid reversed), decoding and interpolation in `late
 loop. Methods that need more than the current prediction are solvers, see `solver`.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,6 +80,8 @@ def integrate(
         raise ValueError(f"keep must lie in 0..{S + 1} for {S} steps, got {keep}")
     solver, denoise_fn = as_solver(step), checked(denoise_fn)
     (x,) = images(schedule.dtype, x=x)
+    if not x.ndim:
+        raise ValueError("x must be images [b, *d], got a single number")
     keys = checks.example_keys(key, x.shape[0])
     kept = np.round(np.linspace(S, 0, keep)).astype(int)[::-1]
     visits = solver.stays + 1  # steps at each time of the grid
@@ -160,6 +164,9 @@ def sample(
       (2, 4, 4, 3)
     """
     timesteps = checks.grid(timesteps, schedule)
+    sizes = shape if isinstance(shape, Sequence) and shape else [0]
+    if any(not isinstance(n, (int, np.integer)) or n < 1 for n in sizes):
+        raise ValueError(f"shape must be [b, *d], whole numbers of at least 1, got {shape!r}")
     keys = checks.example_keys(key, shape[0], first_index)
     # no sampling step starts at t = 0, so its fold is free for x_T
     unit = Gaussian(jnp.zeros(shape, jnp.float32), jnp.float32(1))

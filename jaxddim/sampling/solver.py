@@ -5,10 +5,13 @@ times, and passes a memory to its next step: Heun's method calls it twice, a mul
 earlier predictions.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jaxddim import checks
 from jaxddim.schedules import Schedule
@@ -27,8 +30,20 @@ class Solver(NamedTuple):
         distribution of x_s, the prediction for x_t, and the memory for the next step, of the same
         shapes and types.
       stays: how many steps with s = t are taken at each time of the grid before it is left.
-    Example:
+    Examples:
+      Heun's method asks the network twice. At s = 0 the denoisers of `as_denoiser` answer as at
+      t = 1, so the last step needs no case of its own.
+
       >>> import jax.numpy as jnp, jaxddim
+      >>> def heun(denoise_fn, schedule, x, t, s, memory):
+      ...     pair = denoise_fn(x, t)
+      ...     ahead = jaxddim.ddim_step(schedule, x, pair, t, s).mean
+      ...     slope = jaxddim.from_eps(schedule, x, (pair.eps + denoise_fn(ahead, s).eps) / 2, t)
+      ...     return jaxddim.ddim_step(schedule, x, slope, t, s), pair, memory
+      >>> solver = Solver(lambda x: (), heun)
+
+      A multistep method remembers:
+
       >>> def averaged(denoise_fn, schedule, x, t, s, before):  # with the last two x_0
       ...     pair = denoise_fn(x, t)
       ...     x0 = jnp.where(t == 1000, pair.x0, (pair.x0 + before) / 2)
@@ -63,13 +78,11 @@ def checked(denoise_fn: DenoiseFn) -> DenoiseFn:
 
 
 def as_solver(step: StepFn | Solver) -> Solver:
-    """A solver that takes this step with one prediction and has no memory."""
+    """The solver, checked; or one that takes this step with one prediction and has no memory."""
     if isinstance(step, Solver):
-        return step
-    if not callable(step):
-        raise ValueError(
-            f"step must be a function such as ddim_step, or a Solver, got {type(step).__name__}"
-        )
+        return _checked_solver(step)
+    expected = "step must be a function such as ddim_step, or a Solver"
+    _check_arguments(step, 5, expected, "(schedule, x_t, prediction, t, s)")
 
     def once(
         denoise_fn: DenoiseFn,
@@ -80,6 +93,68 @@ def as_solver(step: StepFn | Solver) -> Solver:
         memory: Any,
     ) -> tuple[Gaussian, Prediction, Any]:
         prediction = denoise_fn(x, t)
-        return step(schedule, x, prediction, t, s), prediction, memory
+        gaussian = step(schedule, x, prediction, t, s)
+        _check_gaussian(gaussian, x.shape)
+        return gaussian, prediction, memory
 
     return Solver(lambda x: (), once)
+
+
+def _checked_solver(solver: Solver) -> Solver:
+    """The same solver; a ValueError when its functions take or return something else."""
+    of = "of a Solver must be a function"
+    _check_arguments(solver.init, 1, f"init {of} x -> memory, lambda x: () for none", "(x)")
+    arguments = "(denoise_fn, schedule, x_t, t, s, memory)"
+    expected = f"step {of} {arguments} -> (Gaussian, Prediction, memory)"
+    _check_arguments(solver.step, 6, expected, arguments)
+
+    def step(
+        denoise_fn: DenoiseFn,
+        schedule: Schedule,
+        x: jax.Array,
+        t: jax.Array,
+        s: jax.Array,
+        memory: Any,
+    ) -> tuple[Gaussian, Prediction, Any]:
+        found = solver.step(denoise_fn, schedule, x, t, s, memory)
+        if not isinstance(found, tuple) or len(found) != 3:
+            raise ValueError(f"{expected}, got a result of {checks.described(found)}")
+        gaussian, prediction, after = found
+        _check_gaussian(gaussian, x.shape)
+        checks.pair(prediction, x.shape)
+        before, now = (jax.tree.map(_form, kept) for kept in (memory, after))
+        if before != now:
+            raise ValueError(
+                "a Solver's step must return a memory of the shapes and types that it is given: "
+                f"{before}, got {now}"
+            )
+        return gaussian, Prediction(*prediction), after
+
+    return solver._replace(step=step)
+
+
+def _check_arguments(function: Any, number: int, expected: str, arguments: str) -> None:
+    """Raises a ValueError unless this can be called with so many arguments by position."""
+    if not callable(function):
+        raise ValueError(f"{expected}, got {checks.described(function)}")
+    if not checks.takes(function, number):
+        raise ValueError(f"{expected}, got one of {inspect.signature(function)}, not {arguments}")
+
+
+def _form(leaf: Any) -> str:
+    return f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
+
+
+def _check_gaussian(gaussian: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(gaussian, tuple) or len(gaussian) != 2:
+        raise ValueError(
+            "a step must return Gaussian(mean, std), the distribution of x_s, got "
+            f"{checks.described(gaussian)}"
+        )
+    checks.output(gaussian[0], shape, "the mean of a step's Gaussian")
+    std = np.shape(gaussian[1])
+    if std and (len(std) != len(shape) or np.broadcast_shapes(std, shape) != shape):
+        raise ValueError(
+            f"the std of a step's Gaussian must be a scalar or [b, 1, ..], of rank {len(shape)} "
+            f"here, got shape {std}"
+        )

@@ -22,6 +22,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxddim import checks
@@ -62,10 +63,10 @@ def ddim_step(
       >>> ddim_step(schedule, x, pair, 1000, 980).mean.shape
       (2, 8)
     """
-    del x_t  # the pair (x0, eps) determines it
     checks.schedule(schedule)
-    checks.pair(prediction, prediction[0].shape)
+    checks.pair(prediction, np.shape(x_t))  # which determines x_t
     x0, eps = images(schedule.dtype, x0=prediction[0], eps=prediction[1])
+    checks.each(len(x0), t=t, s=s)
     direction, std = direction_and_std(schedule, t, s, eta, x0.ndim)
     alpha_s, _ = schedule.scales(s, x0.ndim)
     return Gaussian(alpha_s * x0 + direction * eps, std)
@@ -106,9 +107,10 @@ def ddpm_step(
     if variance not in ("small", "large"):
         raise ValueError(f'variance must be "small" or "large", got {variance!r}')
     checks.schedule(schedule)
-    checks.pair(prediction, x_t.shape)
+    checks.pair(prediction, np.shape(x_t))
     checks.reverse(t, s, schedule.num_steps)
-    x_t, x0 = images(schedule.dtype, x_t=x_t, x0=prediction.x0)
+    x_t, x0 = images(schedule.dtype, x_t=x_t, x0=prediction[0])
+    checks.each(len(x_t), t=t, s=s)
     alpha_t, sigma_t = schedule.scales(t, x_t.ndim)
     alpha_s, sigma_s = schedule.scales(s, x_t.ndim)
     drawn = -jnp.expm1(snr_gap(schedule, t, s, x_t.ndim))

@@ -14,6 +14,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxddim import checks
@@ -74,17 +75,23 @@ def diffusion_loss(
         raise ValueError(f"unknown norm {norm!r}; expected one of {', '.join(_NORMS)}")
     checks.schedule(schedule)
     if not hasattr(output, "shape"):
-        checks.output(output, x0.shape)
+        checks.output(output, np.shape(x0))
     output, x0, eps = images(schedule.dtype, output=output, x0=x0, eps=eps)
-    if not output.shape == x0.shape == eps.shape:
-        raise ValueError(
-            f"output, x0 and eps must have one shape, got {output.shape}, {x0.shape}, {eps.shape}"
-        )
     difference = output - target(kind, schedule, x0, eps, t)
     loss = jnp.mean(_NORMS[norm](difference), axis=tuple(range(1, x0.ndim)))
     if weighting is None:
         return loss
-    return (weighting(schedule.log_snr_at(t)) * loss).astype(loss.dtype)
+    expected = "weighting must be None or a function of log_snr, as min_snr() returns"
+    if not checks.takes(weighting, 1):
+        raise ValueError(f"{expected}, got {checks.described(weighting)}")
+    log_snr = schedule.log_snr_at(t)
+    weight = weighting(log_snr)
+    if callable(weight) or np.shape(weight) not in ((), log_snr.shape):
+        raise ValueError(
+            f"{expected}: its result must have the shape of log_snr, {log_snr.shape}, got "
+            f"{checks.described(weight)}"
+        )
+    return (weight * loss).astype(loss.dtype)
 
 
 def min_snr(gamma: float = 5.0, *, kind: Kind = "eps") -> Weighting:

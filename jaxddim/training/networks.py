@@ -9,10 +9,12 @@ running statistics and drops units at random, and asks for them as Flax's Linen 
 `own_network` gives this form to two pure functions, which every library can state.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxddim import checks
 
@@ -45,8 +47,9 @@ def own_network(
     Returns:
       An OwnNetwork.
     Raises:
-      ValueError: at the first call, when init or call returns no such pair, or the output does not
-        have the shape of x.
+      ValueError: when init or call takes other arguments; at the first call, when one returns no
+        such pair, params that are no float arrays, stats of another form than it was given, or an
+        output that does not have the shape of x.
     Example:
       >>> import jax.numpy as jnp, optax, jaxddim
       >>> def init(key):
@@ -59,9 +62,20 @@ def own_network(
       (4, 2)
     """
 
+    for function, number, form in (
+        (init, 1, "init(key) -> (params, stats)"),
+        (call, 5, "call(params, stats, x, index, key) -> (output, stats)"),
+    ):
+        if not checks.takes(function, number):
+            raise ValueError(
+                f"own_network takes {form}, got {_shown(function)}"
+                + (": init comes first, then call" if checks.takes(init, 5) else "")
+            )
+
     def variables(key: jax.Array, x: jax.Array, index: jax.Array) -> dict[str, Any]:
         del x, index
         params, stats = _pair(init(key), "init(key) must return (params, stats)")
+        _check_params(params)
         return {"params": params, STATS: stats}
 
     def apply(
@@ -74,13 +88,42 @@ def own_network(
         rngs: Any = None,
         **label: Any,
     ) -> Any:
+        if label and not checks.takes(call, 5, **label):
+            raise ValueError(f"there are labels, so call must take label=, got {_shown(call)}")
         key = rngs["dropout"] if train and rngs else None
         found = call(variables["params"], variables[STATS], x, index, key, **label)
         output, stats = _pair(found, "call(params, stats, x, ..) must return (output, stats)")
         checks.output(output, x.shape)
+        before, after = (jax.tree.map(_form, tree) for tree in (variables[STATS], stats))
+        if before != after:
+            raise ValueError(
+                "call must return stats of the structure, shapes and types that it is given: "
+                f"{before}, got {after}"
+            )
         return (output, {STATS: stats}) if mutable else output
 
     return OwnNetwork(variables, apply)
+
+
+def _check_params(params: Any) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not hasattr(leaf, "dtype") or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            name = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"params must hold float arrays alone, as they get gradients, but params{name} is "
+                f"{checks.described(leaf)}: keep the rest outside of them (of an Equinox module "
+                "eqx.filter(module, eqx.is_inexact_array) takes the arrays)"
+            )
+
+
+def _form(leaf: Any) -> str:
+    return f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
+
+
+def _shown(function: Any) -> str:
+    if not callable(function):
+        return checks.described(function)
+    return f"{getattr(function, '__name__', type(function).__name__)}{inspect.signature(function)}"
 
 
 def _pair(found: Any, expected: str) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ is not its random initialisation. BatchNorm statistics are averaged in the same 
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -82,11 +82,14 @@ def create_state(
       0
     """
     key = checks.single_key(key)
-    if not hasattr(model, "init"):
+    _check_optimizer(tx)
+    if not hasattr(model, "init") or isinstance(model, type):
         raise ValueError(
             "create_state takes a network with init(key, x, index), such as a Flax module, got "
             f"{checks.described(model)}: jaxddim.own_network makes one of any other network"
         )
+    if not isinstance(sample_shape, Sequence):
+        raise ValueError(f"sample_shape must be a shape [b, *d], got {sample_shape!r}")
     jaxpr, structure = initial.traced(model.init, key, _shapes(tuple(sample_shape)))
     if not isinstance(structure, Mapping) or "params" not in structure:
         raise ValueError(
@@ -126,10 +129,14 @@ def variables(state: TrainState, weights: str = "ema") -> dict[str, Any]:
     Returns:
       ``{"params": ..., "batch_stats": ...}``, without the latter if there is none.
     Raises:
-      ValueError: for other values of weights.
+      ValueError: for other values of weights, or what is no TrainState.
     """
     if weights not in ("ema", "raw"):
         raise ValueError(f'weights must be "ema" or "raw", got {weights!r}')
+    if not isinstance(state, TrainState):
+        raise ValueError(
+            f"variables takes a TrainState as create_state makes it, got {checks.described(state)}"
+        )
     prefix, params = (_EMA, state.ema_params) if weights == "ema" else ("", state.params)
     names = [k for k in state.model_state if not k.startswith(_EMA)]
     return {"params": params} | {k: state.model_state[prefix + k] for k in names}
@@ -189,16 +196,14 @@ def train_step(
     """
     checks.schedule(schedule)
     check_kind(kind, schedule)
+    _check_optimizer(tx)
     if not isinstance(state, TrainState):
         raise ValueError(
             "train_step takes (state, batch), with a TrainState as create_state makes it, got "
             f"{checks.described(state)}"
         )
     ema = number(ema, "ema", "lie in [0, 1)", lambda ema: (ema >= 0) & (ema < 1))
-    x0, labels = (
-        (batch["image"], batch.get("label")) if isinstance(batch, Mapping) else (batch, None)
-    )
-    (x0,) = images(jnp.float32, batch=x0)
+    x0, labels = _parts(batch)
     if accumulate < 1 or x0.shape[0] % accumulate:
         raise ValueError(f"a batch of {x0.shape[0]} does not divide into {accumulate} equal parts")
 
@@ -269,6 +274,36 @@ def train_step(
         opt_state=opt_state,
     )
     return state, {"loss": loss, "grad_norm": _norm(grads)}
+
+
+def _check_optimizer(tx: Any) -> None:
+    if not hasattr(tx, "init") or not hasattr(tx, "update"):
+        raise ValueError(
+            f"tx must be an optimizer such as optax.adam(1e-3), got {checks.described(tx)}"
+        )
+
+
+def _parts(batch: Any) -> tuple[jax.Array, jax.Array | None]:
+    """The images of a batch as float32, and its labels; a ValueError for anything else."""
+    expected = (
+        "a batch must be images [b, *d], or a dict of these as 'image' and class labels, int32 [b],"
+        " as 'label'"
+    )
+    if isinstance(batch, Mapping):
+        if not {"image"} <= set(batch) <= {"image", "label"}:
+            raise ValueError(f"{expected}, got a dict of {', '.join(map(repr, batch))}")
+        batch, labels = batch["image"], batch.get("label")
+    else:
+        labels = None
+    if not hasattr(batch, "shape"):
+        raise ValueError(f"{expected}, got {checks.described(batch)}")
+    (x0,) = images(jnp.float32, batch=batch)
+    if labels is None:
+        return x0, None
+    checks.whole(labels, "the batch's label")
+    if jnp.shape(labels) != x0.shape[:1]:
+        raise ValueError(f"{expected}, got images {list(x0.shape)}, labels {list(labels.shape)}")
+    return x0, jnp.asarray(labels)
 
 
 def _check_apply(apply_fn: ApplyFn, label: dict[str, Any]) -> None:

@@ -210,6 +210,10 @@ def test_a_start_that_was_cut_off_takes_the_recorded_step(run, root, tmp_path):
         (("--model.multipliers", "1", "2"), ("model.multipliers was [1, 1], is [1, 2]",)),
         (("--model.dtype", "bfloat16"), ("model.dtype was float32, is bfloat16",)),
         (("--model.name", "unet"), ("model.name was simple_unet, is unet",)),
+        (
+            ("--data.channels", "1"),
+            ("data.channels was 3, is 1: give its --data.channels",),
+        ),
     ],
 )
 def test_another_network_is_told_and_starts_no_run(run, root, tmp_path, more, parts):

@@ -245,6 +245,10 @@ OUT = {
     "a_0.5.webp": "refused",
     "a.TIFF": "refused",
     "a.npy": "refused",
+    "a.avif": "refused",
+    "a.jp2": "refused",
+    "a.ico": "refused",
+    "a.svg": "refused",
 }
 
 

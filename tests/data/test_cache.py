@@ -205,6 +205,50 @@ def test_a_damaged_entry_is_made_again_once_with_a_line(
     assert [path.name for path in entries(caches)] == [entry.name]
 
 
+def _edited(name, value):
+    def edit(entry):
+        about = json.loads((entry / "about.json").read_text())
+        (entry / "about.json").write_text(json.dumps(about | {name: value}))
+
+    return edit
+
+
+def _zeroed(start, end):
+    def zero(entry):
+        content = bytearray((entry / "images.npy").read_bytes())
+        content[start:end] = bytes(len(content[start:end]))
+        (entry / "images.npy").write_bytes(content)
+
+    return zero
+
+
+WRONG = {
+    "all pixels lost": _zeroed(128, None),
+    "the last pixels lost": _zeroed(-100, None),
+    "total is text": _edited("total", "x"),
+    "total is null": _edited("total", None),
+    "num_images is text": _edited("num_images", "3"),
+    "classes are a text": _edited("class_names", "abc"),
+    "notes are a text": _edited("notes", "abc"),
+    "notes are numbers": _edited("notes", [5]),
+    "no stamp": _edited("stamp", None),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_content_of_the_right_form_is_found(tmp_path, load, caches, name):
+    path = fill(tmp_path / "one", (1, 2, 3))
+    first = load(path)
+    expected = np.array(first.images)
+    (entry,) = entries(caches)
+    WRONG[name](entry)
+    second = load(path)
+    np.testing.assert_array_equal(second.images, expected)
+    assert (second.total, second.fingerprint) == (first.total, first.fingerprint)
+    damaged = "was damaged" in " ".join(second.notes)
+    assert damaged == (name != "no stamp")  # then the pixels tell
+
+
 @pytest.mark.parametrize(
     ("file", "array"),
     [

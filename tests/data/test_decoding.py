@@ -324,3 +324,32 @@ def test_a_folder_of_runs_alone_is_the_users_mistake(tmp_path):
     a_run(tmp_path / "p" / "run")
     with pytest.raises(UserError, match=r"no files in it.*left out what runs have written \(run\)"):
         training(tmp_path / "p")
+
+
+def short_adobe():
+    return jpeg((0xEE, b"Adobe"))
+
+
+def float_tiff(*more):
+    levels = np.linspace(0, 1, SIZE * SIZE, dtype=np.float32).reshape(SIZE, SIZE)
+    levels.flat[: len(more)] = more
+    return encoded(Image.fromarray(levels), "TIFF")
+
+
+def test_a_damaged_adobe_segment_costs_no_picture():
+    found = decoding.decode(io.BytesIO(short_adobe()), None).image
+    np.testing.assert_array_equal(found, decoding.decode(io.BytesIO(jpeg()), None).image)
+
+
+@pytest.mark.parametrize("more", [(), (1.001,), (1.2, -0.1), (np.inf,), (-np.inf,), (np.nan,)])
+def test_float_levels_in_0_to_1_are_seen_whatever_a_few_of_them_are(more):
+    expected = decoding.decode(io.BytesIO(float_tiff()), None).image
+    found = decoding.decode(io.BytesIO(float_tiff(*more)), None).image
+    np.testing.assert_array_equal(found.reshape(-1, 3)[2:], expected.reshape(-1, 3)[2:])
+
+
+def test_levels_of_32_bits_are_scaled_to_their_peak():
+    levels = np.linspace(0, 2**31 - 1, SIZE * SIZE).astype(np.int32).reshape(SIZE, SIZE)
+    found = decoding.decode(io.BytesIO(encoded(Image.fromarray(levels), "TIFF")), None).image
+    expected = np.linspace(0, 255, SIZE * SIZE).round().reshape(SIZE, SIZE)
+    np.testing.assert_allclose(found[..., 0], expected, atol=1)

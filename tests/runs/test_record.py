@@ -78,6 +78,16 @@ def test_a_missing_field_is_named_unless_it_changes_nothing_that_was_trained(fie
         ("train.accumulate", -1),
         ("train.steps", 1.5),
         ("train.init_from", 3),
+        ("data.channels", 2),
+        ("data.channels", True),
+        ("data.image_size", [8, 8, 3]),
+        ("data.image_size", [8, 0]),
+        ("data.image_size", "8x8"),
+        ("optim.learning_rate", None),
+        ("optim.ema", 5.0),
+        ("optim.clip", -1),
+        ("optim.decay_steps", -1),
+        ("optim.warmup_steps", -5),
     ],
 )
 def test_an_unknown_field_or_value_is_named(field, value, tmp_path):
@@ -93,6 +103,8 @@ def test_an_unknown_field_or_value_is_named(field, value, tmp_path):
         ("optim.clip", None, math.inf),  # null is how a record keeps it
         ("optim.clip", math.inf, math.inf),  # and as older versions wrote it
         ("data.num_images", None, None),
+        ("data.image_size", [8, 12], (8, 12)),
+        ("data.image_size", [8, 8], 8),
         ("model.attention", [], ()),
     ],
 )
@@ -177,3 +189,31 @@ def test_a_run_with_an_infinite_setting_is_recorded_read_and_resumed(tmp_path):
     record.check_same_config("runs/x", flatten(config), TINY | {"optim.clip": math.inf})
     with pytest.raises(RunError, match=r"optim\.clip was None, is 1\.0"):
         record.check_same_config("runs/x", TINY | {"optim.clip": 1.0}, kept["config"])
+
+
+def test_a_record_of_another_network_than_the_checkpoint_is_one_line(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HOME", "XDG_CACHE_HOME", "TFDS_DATA_DIR"):
+            patch.setenv(name, str(tmp_path / name))
+        workdir = tmp_path / "run"
+        flags = [*tiny.NETWORK, "--train.steps", "1", "--train.batch-size", "8"]
+        assert tiny.command("train", "--workdir", workdir, *flags).code == 0
+        whole = (workdir / "config.json").read_text()
+        for name, value in (("model.channels", 8), ("model.num_blocks", 2), ("data.channels", 1)):
+            kept = json.loads(whole)
+            kept["config"][name] = value
+            (workdir / "config.json").write_text(json.dumps(kept))
+            told = tiny.command("sample", "--workdir", workdir, "--out", tmp_path / "a.png")
+            assert told.code == 2
+            assert "of another network than config.json describes" in told.err
+        kept = json.loads(whole)
+        del (
+            kept["config"]["data.channels"],
+            kept["config"]["train.init_from"],
+        )
+        (workdir / "config.json").write_text(json.dumps(kept))
+        again = tiny.command("train", "--workdir", workdir, "--config=tiny", *flags)
+        assert (again.code, "nothing to do" in again.out) == (0, True)
+        bare = tiny.command("train", "--workdir", workdir, "--train.steps", "2")
+        assert bare.code == 2
+        assert f"{workdir} is a run of another configuration" in bare.err

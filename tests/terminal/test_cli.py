@@ -322,18 +322,88 @@ def test_ctrl_c_is_one_line_and_130(monkeypatch, tmp_path, name, where, flags):
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".part", ".png")]
 
 
-def test_ctrl_c_while_a_command_is_imported_is_one_line_and_130(root):
-    lines = "import sys; sys.argv = ['-m']; import experiments; raise KeyboardInterrupt"
-    process = subprocess.run(
-        [sys.executable, "-c", lines], cwd=tiny.REPOSITORY, capture_output=True, text=True
+def in_a_process(*lines):
+    """Runs Python lines in a process that takes itself for a command."""
+    first = (
+        "import sys; sys.argv = ['-m']; import signal, threading, time, gc, experiments",
+        "from importlib.machinery import ModuleSpec",
+        "sys.modules['__main__'].__spec__ = ModuleSpec('experiments.sample', None)",
+        "ctrl_c = lambda *_: signal.raise_signal(signal.SIGINT)",
     )
+    return subprocess.run(
+        [sys.executable, "-c", "\n".join([*first, *lines])],
+        cwd=tiny.REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+MAIN = "from experiments.terminal import cli, interrupts\nfrom jaxddim.runs.config import Config"
+RUN = "sys.argv = ['x']; cli.run(main, Config, computes=False)"
+MOMENTS = {
+    "while it is imported": ("ctrl_c()",),
+    "in what it does": (MAIN, "def main(_): ctrl_c()", RUN),
+    "in a callback that swallows it": (
+        MAIN,
+        "def main(_):",
+        "  gc.callbacks.append(lambda *_: ctrl_c() if not seen else None); gc.collect()",
+        "  gc.callbacks.clear(); time.sleep(5)",
+        "seen = []",
+        RUN,
+    ),
+    "in a destructor that swallows it": (
+        MAIN,
+        "class A:",
+        "  def __del__(self): ctrl_c()",
+        "def main(_):",
+        "  A(); time.sleep(5)",
+        RUN,
+    ),
+    "in a library that raises something else": (
+        MAIN,
+        "def main(_):",
+        "  try: ctrl_c()",
+        "  except KeyboardInterrupt: raise RuntimeError('Event loop is closed')",
+        RUN,
+    ),
+    "in a library that makes it the user's mistake": (
+        MAIN,
+        "from experiments.terminal.errors import UserError",
+        "def main(_):",
+        "  try: ctrl_c()",
+        "  except BaseException: raise UserError('no such file') from None",
+        RUN,
+    ),
+    "where a thread fails of it": (
+        MAIN,
+        "def fail(): time.sleep(0.2); raise RuntimeError('closed')",
+        "def main(_):",
+        "  thread = threading.Thread(target=fail); thread.start()",
+        "  try: ctrl_c()",
+        "  finally: thread.join()",
+        RUN,
+    ),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_is_one_line_and_130_whenever_it_comes(moment):
+    process = in_a_process(*MOMENTS[moment])
     assert (process.returncode, process.stderr) == (130, "stopped by Ctrl-C\n")
-    lines = lines.replace("KeyboardInterrupt", "ValueError")
-    process = subprocess.run(
-        [sys.executable, "-c", lines], cwd=tiny.REPOSITORY, capture_output=True, text=True
-    )
-    assert process.returncode == 1
-    assert "Traceback" in process.stderr
+
+
+def test_ctrl_c_after_the_work_is_done_changes_nothing():
+    late = "import atexit; atexit.register(ctrl_c)"
+    process = in_a_process(MAIN, late, "def main(_): print('done')", RUN)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "done\n", "")
+
+
+def test_other_errors_keep_their_traceback():
+    for lines in (("raise ValueError",), (MAIN, "def main(_): raise ValueError", RUN)):
+        process = in_a_process(*lines)
+        assert process.returncode == 1
+        assert "Traceback" in process.stderr
 
 
 @pytest.mark.parametrize(("answer", "code"), [(None, 0), (0, 0), (143, 143)])

@@ -200,3 +200,73 @@ def test_an_optimizer_may_want_the_loss(tx):
     chex.assert_tree_all_finite(after)
     scales = optax.tree.get_all_with_path(after.opt_state, "scale")
     assert all(scale < 1 for _, scale in scales)
+
+
+def own(init=None, call=None):
+    return jaxddim.own_network(
+        init or (lambda key: ({"w": jnp.ones(2)}, {})),
+        call or (lambda params, stats, x, index, key: (params["w"] * x, stats)),
+    )
+
+
+def trained(network, batch=X, **options):
+    tx = optax.adam(1e-3)
+    state = jaxddim.create_state(jax.random.key(0), network, tx, (2,))
+    return jaxddim.train_step(
+        state, batch, apply_fn=network.apply, tx=tx, schedule=jaxddim.linear(), **options
+    )
+
+
+LABELS = jnp.zeros(4, jnp.int32)
+WIRINGS = {
+    "swapped": (lambda: jaxddim.own_network(lambda p, s, x, i, k: 0, lambda k: 0), "init comes"),
+    "call without stats": (lambda: own(call=lambda params, x, i, key: x), "own_network takes call"),
+    "integers in params": (lambda: trained(own(lambda k: ({"n": jnp.ones(2, int)}, {}))), "float"),
+    "text in params": (lambda: trained(own(lambda k: ({"n": "relu"}, {}))), "float arrays alone"),
+    "other stats": (
+        lambda: trained(own(call=lambda p, s, x, i, k: (p["w"] * x, {"m": x}))),
+        "stats of the structure",
+    ),
+    "labels it does not take": (
+        lambda: trained(own(), {"image": jnp.ones((4, 2)), "label": LABELS}),
+        "call must take label=",
+    ),
+    "apply unbound": (
+        lambda: jaxddim.as_denoiser(jaxddim.linear(), own().apply),
+        "bind its variables",
+    ),
+    "misspelt label": (
+        lambda: trained(own(), {"image": jnp.ones((4, 2)), "labels": LABELS}),
+        "a dict of 'image', 'labels'",
+    ),
+    "misspelt image": (lambda: trained(own(), {"images": jnp.ones((4, 2))}), "a dict of 'images'"),
+    "a pair": (lambda: trained(own(), (jnp.ones((4, 2)), LABELS)), "a batch must be images"),
+    "one label": (
+        lambda: trained(own(), {"image": jnp.ones((4, 2)), "label": LABELS[:1]}),
+        "a batch must be images",
+    ),
+    "labels as floats": (
+        lambda: trained(own(), {"image": jnp.ones((4, 2)), "label": jnp.zeros(4)}),
+        "must be whole numbers",
+    ),
+    "tx not called": (
+        lambda: jaxddim.create_state(jax.random.key(0), own(), optax.adam, (2,)),
+        "tx must be an optimizer",
+    ),
+    "a class": (
+        lambda: jaxddim.create_state(jax.random.key(0), MLP, optax.adam(1e-3), (2,)),
+        "takes a network with init",
+    ),
+    "a number for a shape": (
+        lambda: jaxddim.create_state(jax.random.key(0), own(), optax.adam(1e-3), 2),
+        "sample_shape must be a shape",
+    ),
+    "variables of parameters": (lambda: jaxddim.variables({"w": 1}), "takes a TrainState"),
+}
+
+
+@pytest.mark.parametrize("name", WIRINGS)
+def test_each_mistake_of_wiring_has_a_sentence(name):
+    call, match = WIRINGS[name]
+    with pytest.raises(ValueError, match=match):
+        call()
