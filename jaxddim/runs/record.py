@@ -190,7 +190,7 @@ def check_images(workdir: str, fingerprint: str, count: int, record: dict[str, A
     if fingerprint != about["fingerprint"]:
         raise RunError(
             f"{workdir} was trained on other images ({about['num_images']} of {about['source']} "
-            f"then, {count} now"
-            + (", as many, but some have changed" if count == about["num_images"] else "")
-            + "): restore them, or name another --workdir"
+            f"then, {count} now)"
+            + (": as many, but some have changed" if count == about["num_images"] else "")
+            + ": restore them, or name another --workdir"
         )

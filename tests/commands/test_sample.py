@@ -15,6 +15,7 @@ from experiments.terminal.errors import UserError
 from jaxddim.cpu import runtime
 from jaxddim.models import UNet
 from jaxddim.runs import build, drawing, record
+from jaxddim.runs.config import DataConfig
 from jaxddim.runs.drawing import to_uint8
 from jaxddim.runs.trained import restore
 from tests import tiny
@@ -144,7 +145,7 @@ def test_one_call_of_a_large_network_makes_fewer_images(trained):
     assert drawing.chunk_size(run) == 16
     for channels, chunk in ((96, 8), (256, 4)):
         model = UNet(channels=channels, multipliers=(1,), num_blocks=1, attention=())
-        config = SimpleNamespace(data=SimpleNamespace(image_size=32))
+        config = SimpleNamespace(data=DataConfig(image_size=32))
         x = jnp.zeros((1, 32, 32, 3))
         variables = jax.eval_shape(model.init, jax.random.key(0), x, jnp.zeros(1, jnp.int32))
         large = run._replace(config=config, model=model, variables=variables)

@@ -25,7 +25,7 @@ from experiments.reproduction import (
     texts,
     timing,
 )
-from jaxddim.runs.config import Config
+from jaxddim.runs.config import Config, DataConfig
 
 SCALE = 0.5
 SIZE = 4
@@ -52,7 +52,7 @@ def make(tmp_path):
         config = Config()
         config = SimpleNamespace(
             **{name: getattr(config, name) for name in ("model", "diffusion")},
-            data=SimpleNamespace(image_size=SIZE),
+            data=DataConfig(image_size=SIZE),
         )
         run = SimpleNamespace(
             config=config,
