@@ -37,7 +37,7 @@ from experiments.terminal.files import located, save_json, save_text
 from experiments.terminal.progress import stage
 from jaxddim.runs import record as records
 from jaxddim.runs import trained
-from jaxddim.runs.config import finite
+from jaxddim.runs.flat import finite
 
 FEWEST = 4  # samples: enough for two blocks of KID
 

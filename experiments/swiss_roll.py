@@ -29,7 +29,7 @@ from experiments.trainer import monitor
 from jaxddim import TrainState, checks
 from jaxddim.runs import checkpoints
 from jaxddim.runs import record as records
-from jaxddim.runs.config import finite, flatten
+from jaxddim.runs.flat import finite, flatten
 
 WEIGHTS, TRAINING, SAMPLING, DATA, PICTURES = range(5)
 """Purposes of random numbers; each is folded into the key of the seed."""

@@ -7,6 +7,7 @@ and the best). The same command resumes the run. Ctrl-C saves a checkpoint first
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 from rich.console import Console
@@ -23,7 +24,8 @@ from experiments.trainer.starts import Start
 from jaxddim import TrainState
 from jaxddim.runs import checkpoints, record
 from jaxddim.runs.build import abstract_state, build
-from jaxddim.runs.config import PRESETS, Config, flatten
+from jaxddim.runs.config import PRESETS, Config
+from jaxddim.runs.flat import flatten
 from jaxddim.training import AXIS
 
 
@@ -87,14 +89,13 @@ def open_run(
     if found:
         old = record.configuration(config.workdir, found)
         if config.data.source == "auto":
-            config = with_source(config, old.data.source)
+            config = with_data(config, source=old.data.source)
         if config.data.path is None:
-            images = dataclasses.replace(config.data, path=old.data.path)
-            config = dataclasses.replace(config, data=images)
+            config = with_data(config, path=old.data.path)
         record.check_same_config(config.workdir, flatten(config), flatten(old))
     with stage("finding the images", wait=True, spinner=False):
         dataset = data.load(config.data, record.read_names(config.workdir) if found else ())
-    config = with_absolute_paths(with_source(config, dataset.source))
+    config = with_absolute_paths(with_data(config, source=dataset.source))
     for note in dataset.notes:
         console.print(note, style="yellow")
     train_set, held_out = data.split(dataset, config.data.holdout)
@@ -124,23 +125,22 @@ def open_run(
     return train_set, held_out, config, start
 
 
-def with_source(config: Config, source: str) -> Config:
-    """The configuration with this source, in place of "auto"."""
-    images = dataclasses.replace(config.data, source=source)  # pyrefly: ignore[bad-argument-type]
-    return dataclasses.replace(config, data=images)
+def with_data(config: Config, **changes: Any) -> Config:
+    """The configuration with these fields of its data changed."""
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
 
 
 def with_absolute_paths(config: Config) -> Config:
     """The configuration with paths that hold in any folder."""
-    data = config.data
-    images = dataclasses.replace(
-        data,
+    data, training = config.data, config.train
+    config = with_data(
+        config,
         path=absolute(data.path),
         data_dir=absolute(data.data_dir),
         cache_dir=absolute(data.cache_dir),
     )
-    training = dataclasses.replace(config.train, init_from=absolute(config.train.init_from))
-    return dataclasses.replace(config, data=images, train=training)
+    training = dataclasses.replace(training, init_from=absolute(training.init_from))
+    return dataclasses.replace(config, train=training)
 
 
 def check(config: Config) -> None:

@@ -42,7 +42,8 @@ from jaxddim.schedules import (
 from jaxddim.training.losses import diffusion_loss, min_snr, p2
 from jaxddim.training.networks import own_network
 from jaxddim.training.parallel import jit_step, pmap_step, replicate, unreplicate
-from jaxddim.training.step import TrainState, create_state, train_step, variables
+from jaxddim.training.state import TrainState, create_state, variables
+from jaxddim.training.step import train_step
 from jaxddim.types import DenoiseFn, Gaussian, Prediction, Trajectory
 from jaxddim.version import __version__
 

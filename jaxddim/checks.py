@@ -34,6 +34,16 @@ def described(value: Any) -> str:
     return kind if shape is None else f"{getattr(value, 'dtype', kind)}{list(shape)}"
 
 
+def form(tree: Any) -> Any:
+    """Type and shape of each leaf, to compare two trees.
+
+    Example:
+      >>> form({"mean": jnp.zeros(2), "steps": 0})
+      {'mean': 'float32[2]', 'steps': 'int32[]'}
+    """
+    return jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", tree)
+
+
 def schedule(schedule: Any) -> None:
     """Raises a ValueError unless this is a noise schedule."""
     if not hasattr(schedule, "log_snr"):
@@ -163,6 +173,13 @@ def takes(function: Any, number: int, **named: Any) -> bool:
     except ValueError:  # a callable without a signature
         return True
     return True
+
+
+def shown(function: Any) -> str:
+    """A function by its name and arguments, for messages; anything else as `described`."""
+    if not callable(function):
+        return described(function)
+    return f"{getattr(function, '__name__', type(function).__name__)}{inspect.signature(function)}"
 
 
 def network(apply_fn: Any) -> None:

@@ -31,13 +31,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
 from jaxddim import checks
-from jaxddim.forward import in_unit_interval, snr_gap
-from jaxddim.numerics import number, safe_log
+from jaxddim.forward import checked_eta, snr_gap
+from jaxddim.numerics import safe_log
 from jaxddim.schedules import Schedule
 from jaxddim.types import NetworkFn
 
@@ -76,9 +75,7 @@ def mixture(
       Mixture(x_t=Array(0., dtype=float32), x0=Array(1., dtype=float32),
               uniform=Array(0., dtype=float32))
     """
-    eta = number(eta, "eta", "lie in [0, 1]", in_unit_interval)
-    if np.shape(eta):
-        raise ValueError(f"eta must be a single number, got shape {np.shape(eta)}")
+    eta = checked_eta(eta)
     checks.schedule(schedule)
     checks.reverse(t, s, schedule.num_steps)
     log_snr_t, log_snr_s = schedule.log_snr_at(t, ndim), schedule.log_snr_at(s, ndim)
@@ -103,7 +100,8 @@ def q_marginal(schedule: Schedule, x0: jax.Array, t: ArrayLike) -> jax.Array:
     Returns:
       Probabilities, float32 [b, *d, K].
     Raises:
-      ValueError: when x0 holds integers, or a time that is not traced lies outside 0..T.
+      ValueError: when x0 holds integers, there are not as many times as examples, or a time that is
+        not traced lies outside 0..T.
     Source: arXiv 2010.02502, eq. 17.
     """
     (x0,) = _vectors(schedule, x0)

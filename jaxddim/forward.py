@@ -42,7 +42,8 @@ def q_sample(schedule: Schedule, x0: jax.Array, t: ArrayLike, eps: jax.Array) ->
     Returns:
       x_t, [b, *d], float32.
     Raises:
-      ValueError: when t lies outside 0..T and is not traced, or images hold integers.
+      ValueError: when t lies outside 0..T and is not traced, shapes differ, or images hold
+        integers.
     Source: arXiv 2006.11239, eq. 4; arXiv 2010.02502, eq. 4.
     Example:
       >>> import jaxddim
@@ -70,7 +71,8 @@ def q_step(schedule: Schedule, x_prev: jax.Array, t: ArrayLike, eps: jax.Array) 
     Returns:
       x_t, [b, *d], float32.
     Raises:
-      ValueError: when t lies outside 1..T and is not traced, or images hold integers.
+      ValueError: when t lies outside 1..T and is not traced, shapes differ, or images hold
+        integers.
     Source: arXiv 2006.11239, eq. 2.
     Example:
       >>> import jaxddim
@@ -112,7 +114,7 @@ def q_posterior(
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..].
     Raises:
       ValueError: when eta lies outside [0, 1], a time that is not traced lies outside its range,
-        or images hold integers.
+        shapes differ, or images hold integers.
     Source: arXiv 2010.02502, eq. 7; seed eq. 9.
     Example:
       >>> import jaxddim
@@ -146,9 +148,7 @@ def direction_and_std(
         ": above 1 the direction term is imaginary "
         '(for the larger variance of the paper use ddpm_step(variance="large"))'
     )
-    eta = number(eta, "eta", "lie in [0, 1]", in_unit_interval, why)
-    if np.shape(eta):
-        raise ValueError(f"eta must be a single number, got shape {np.shape(eta)}")
+    eta = checked_eta(eta, why)
     if not isinstance(eta, jax.Array) and np.any(np.asarray(eta) > 0):
         checks.reverse(t, s, schedule.num_steps, low=0)
     _, sigma_s = schedule.scales(s, ndim)
@@ -162,6 +162,14 @@ def direction_and_std(
     return direction, eta * sigma_s * safe_sqrt(-jnp.expm1(gap))
 
 
-def in_unit_interval(x: np.ndarray) -> np.ndarray:
-    """Whether x lies in [0, 1]."""
-    return (x >= 0) & (x <= 1)
+def checked_eta(eta: Any, why: str = "") -> Any:
+    """eta as `numerics.number` gives it; a ValueError unless it is one number, in [0, 1] if known.
+
+    Args:
+      eta: how much of the noise is resampled.
+      why: the rest of the sentence.
+    """
+    eta = number(eta, "eta", "lie in [0, 1]", lambda eta: (eta >= 0) & (eta <= 1), why)
+    if np.shape(eta):
+        raise ValueError(f"eta must be a single number, got shape {np.shape(eta)}")
+    return eta

@@ -81,12 +81,12 @@ def number(value: Any, name: str, rule: str, holds: Callable[[Any], Any], why: s
     return array.astype(np.float32) if array.ndim else array.item()
 
 
-def whole_number(n: int, name: str) -> int:
-    """n as an int of at least 1, or a ValueError with its name."""
+def whole_number(n: int, name: str, least: int = 1) -> int:
+    """n as an int of at least `least`, or a ValueError with its name."""
     try:
         n = operator.index(n)
     except TypeError:
         raise ValueError(f"{name} must be a whole number, got {n!r}") from None
-    if n < 1:
-        raise ValueError(f"{name} must be at least 1, got {n}")
+    if n < least:
+        raise ValueError(f"{name} must be at least {least}, got {n}")
     return n

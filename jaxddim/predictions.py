@@ -52,7 +52,7 @@ def from_eps(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike
       Prediction with x0 and eps, [b, *d] float32 each.
     Raises:
       ValueError: when the output does not have the shape of x_t, an array holds integers, or a time
-        that is not traced lies outside 0..T.
+        that is not traced lies outside 0..T or has an alpha of 0.
     Source: arXiv 2010.02502, eq. 9.
     Example:
       >>> import jaxddim
@@ -149,7 +149,7 @@ def target(
       The target, float32 [b, *d].
     Raises:
       ValueError: for an unknown kind, when a time that is not traced lies outside 0..T (1..T for a
-        score), or when x0 or eps holds integers.
+        score), or when x0 and eps differ in shape or hold integers.
     Example:
       >>> import jaxddim
       >>> x0, eps = jnp.zeros((2, 8)), jnp.ones((2, 8))
@@ -192,7 +192,8 @@ def clip(
     Returns:
       A consistent Prediction.
     Raises:
-      ValueError: when low is not below high, or an array holds integers.
+      ValueError: when low is not below high, the pair does not have the shape of x_t, or an array
+        holds integers.
     Example:
       >>> import jaxddim
       >>> x = jnp.full((1, 4), 9.0)
@@ -235,8 +236,8 @@ def threshold(
     Returns:
       A consistent Prediction with x0 in [-1, 1].
     Raises:
-      ValueError: when quantile lies outside (0, 1], x_0 is a single vector, or an array holds
-        integers.
+      ValueError: when quantile lies outside (0, 1], x_0 is a single vector, the pair does not have
+        the shape of x_t, or an array holds integers.
     Source: arXiv 2205.11487, section 2.3.
     Example:
       >>> import jaxddim

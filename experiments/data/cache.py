@@ -111,7 +111,7 @@ def _read(folder: Path, shape: Shape) -> Cached:
         raise ValueError(f"labels.npy: {labels.dtype} {labels.shape}, expected int32 ({num},)")
     if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) < num:
         raise ValueError(f"images.npy: {images.dtype} {images.shape}, expected {num} images")
-    if about["stamp"] != _stamp(folder) and _digest(images[:num]) != about["fingerprint"]:
+    if about["stamp"] != _stamp(folder) and pixel_hash(images[:num]) != about["fingerprint"]:
         raise ValueError("images.npy: its pixels have changed")
     classes, notes = tuple(about["class_names"]), tuple(about["notes"])
     return Cached(images[:num], labels, classes, notes, about["fingerprint"], about["total"])
@@ -123,11 +123,11 @@ def _stamp(folder: Path) -> list[int]:
     return [found.st_size, found.st_mtime_ns]
 
 
-def _digest(images: np.ndarray) -> str:
-    """sha256 over all pixels."""
-    digest = hashlib.sha256()
-    for start in range(0, len(images), CHUNK):
-        digest.update(images[start : start + CHUNK].tobytes())
+def pixel_hash(images: np.ndarray, start: bytes = b"") -> str:
+    """sha256 over `start` and the pixels of uint8 images, which may be memory-mapped."""
+    digest = hashlib.sha256(start)
+    for first in range(0, len(images), CHUNK):
+        digest.update(images[first : first + CHUNK].tobytes())
     return digest.hexdigest()
 
 

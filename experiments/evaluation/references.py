@@ -6,7 +6,6 @@ also stores the recipe, which is compared on reading, so a file is never mistake
 """
 
 import contextlib
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -21,7 +20,6 @@ from experiments.terminal.files import save_arrays
 from experiments.terminal.texts import brief
 
 FORMAT = 1  # part of every recipe: raise it when features of the same images change
-CHUNK = 4096
 
 
 class Splits(NamedTuple):
@@ -113,7 +111,4 @@ def _read(path: Path, recipe: dict[str, Any]) -> Reference | None:
 
 def pixel_hash(images: np.ndarray) -> str:
     """sha256 over the shape and the pixels of uint8 images."""
-    digest = hashlib.sha256(repr(images.shape).encode())
-    for start in range(0, len(images), CHUNK):
-        digest.update(images[start : start + CHUNK].tobytes())
-    return digest.hexdigest()
+    return cache.pixel_hash(images, repr(images.shape).encode())

@@ -31,8 +31,8 @@ from experiments.terminal.progress import stage
 from experiments.terminal.texts import brief
 from jaxddim import checks
 from jaxddim.conditioning import fraction_of
-from jaxddim.runs.config import finite, flatten
 from jaxddim.runs.drawing import DrawConfig
+from jaxddim.runs.flat import finite, flatten
 from jaxddim.runs.trained import Trained
 
 FORMAT = 2  # part of every recipe: raise it when results of the same recipe change

@@ -68,7 +68,7 @@ def to_json(record: Any) -> str:
 
     A number that is not finite becomes null.
     """
-    from jaxddim.runs.config import finite  # here, as reading data must not import JAX
+    from jaxddim.runs.flat import finite  # here, as reading data must not import JAX
 
     text = json.dumps(finite(record), indent=2, allow_nan=False)
     return re.sub(r"\[([^][{}\"]*)\]", lambda list_: f"[{' '.join(list_[1].split())}]", text) + "\n"

@@ -71,5 +71,6 @@ def handled() -> Iterator[list[int]]:
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done
         if arrived:
-            sys.stdout.flush()
+            with contextlib.suppress(OSError):  # a pipe whose reader has gone
+                sys.stdout.flush()
             end()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxddim.runs.config import finite
+from jaxddim.runs.flat import finite
 
 
 class Log:

@@ -14,8 +14,9 @@ from rich.console import Console
 from experiments.terminal.progress import stage
 from jaxddim import TrainState
 from jaxddim.runs import record, trained
-from jaxddim.runs.config import Config, flatten
+from jaxddim.runs.config import Config
 from jaxddim.runs.errors import RunError
+from jaxddim.runs.flat import flatten
 
 FREE = {"model.remat"}
 """Fields of the network in which both runs may differ."""

@@ -16,7 +16,7 @@ from jaxddim.runs.config import Config, DiffusionConfig, ModelConfig, OptimConfi
 from jaxddim.runs.errors import RunError, run_errors
 from jaxddim.schedules import Schedule
 from jaxddim.training import losses
-from jaxddim.training.step import TrainState, create_state
+from jaxddim.training.state import TrainState, create_state
 
 
 class Setup(NamedTuple):

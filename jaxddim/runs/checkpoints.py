@@ -9,7 +9,7 @@ from absl import logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxddim.runs.errors import RunError
-from jaxddim.training.step import TrainState
+from jaxddim.training.state import TrainState
 
 
 def _loss(metrics: Any) -> float:

@@ -14,8 +14,9 @@ from typing import Any
 
 import jax
 
-from jaxddim.runs.config import MAY_DIFFER, Config, finite, from_flat
+from jaxddim.runs.config import MAY_DIFFER, Config
 from jaxddim.runs.errors import RunError
+from jaxddim.runs.flat import finite, from_flat
 from jaxddim.version import __version__
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")

@@ -7,7 +7,7 @@ from jaxddim.runs import checkpoints, record
 from jaxddim.runs.build import abstract_state, build
 from jaxddim.runs.config import Config
 from jaxddim.schedules import Schedule
-from jaxddim.training.step import variables
+from jaxddim.training.state import variables
 from jaxddim.types import DenoiseFn
 
 

@@ -24,7 +24,6 @@ diverges.
 """
 
 import functools
-import operator
 from typing import Any
 
 import jax
@@ -34,7 +33,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxddim import checks
-from jaxddim.numerics import images, number
+from jaxddim.numerics import images, number, whole_number
 from jaxddim.sampling.solver import Solver, StepFn, as_solver
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Gaussian, Prediction
@@ -109,14 +108,12 @@ def corrector(step: StepFn, num_corrections: int, snr: float) -> Solver:
       >>> jaxddim.sample(jax.random.key(0), denoise_fn, schedule, grid, (4, 2), step=step).shape
       (4, 2)
     """
-    if operator.index(num_corrections) < 0:
-        raise ValueError(f"num_corrections must be at least 0, got {num_corrections}")
+    num_corrections = whole_number(num_corrections, "num_corrections", least=0)
     if isinstance(step, Solver):
         raise ValueError("corrector takes a step such as ddim_step, got a Solver")
-    as_solver(step)  # checks it
-    snr = _checked(snr)
+    snr, plain = _checked(snr), as_solver(step)
     if num_corrections == 0:
-        return as_solver(step)
+        return plain
     walk = functools.partial(langevin_step, snr=snr)
 
     def corrected(

@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxddim import checks
 from jaxddim.conditioning import warn_of_clipping, warn_of_errors
-from jaxddim.numerics import images
+from jaxddim.numerics import images, whole_number
 from jaxddim.predictions import made_with
 from jaxddim.sampling.loop import integrate
 from jaxddim.sampling.solver import Solver
@@ -79,8 +79,7 @@ def encode(
       >>> bool(jnp.allclose(decode(fn, schedule, grid, x_T), x0, atol=1e-3))
       True
     """
-    if refine < 0:
-        raise ValueError(f"refine must be at least 0, got {refine}")
+    refine = whole_number(refine, "refine", least=0)
     grid = checks.grid(timesteps, schedule)[::-1]
     warn_of_clipping(denoise_fn, "encode")
     warn_of_errors(denoise_fn, schedule, timesteps, encoded=not refine)

@@ -153,7 +153,8 @@ def sample(
     Returns:
       x_0, float32 [b, *d].
     Raises:
-      ValueError: as `integrate`, and when the grid rises or does not end in 0.
+      ValueError: as `integrate`, when the grid rises or does not end in 0, and for an impossible
+        shape.
     Source: arXiv 2010.02502, section 4.
     Example:
       >>> import jaxddim

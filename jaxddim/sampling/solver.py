@@ -5,16 +5,13 @@ times, and passes a memory to its next step: Heun's method calls it twice, a mul
 earlier predictions.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxddim import checks
-from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Gaussian, Prediction
 
 StepFn = Callable[..., Gaussian]
@@ -78,20 +75,22 @@ def checked(denoise_fn: DenoiseFn) -> DenoiseFn:
 
 
 def as_solver(step: StepFn | Solver) -> Solver:
-    """The solver, checked; or one that takes this step with one prediction and has no memory."""
+    """The solver, or one that takes this step with one prediction and has no memory.
+
+    Raises:
+      ValueError: when a function of it takes other arguments; and once it is used, when one returns
+        something else.
+    """
     if isinstance(step, Solver):
         return _checked_solver(step)
-    expected = "step must be a function such as ddim_step, or a Solver"
-    _check_arguments(step, 5, expected, "(schedule, x_t, prediction, t, s)")
+    if not checks.takes(step, 5):
+        arguments = ", not of (schedule, x_t, prediction, t, s)" if callable(step) else ""
+        raise ValueError(
+            "step must be a function such as ddim_step, or a Solver, got "
+            f"{checks.shown(step)}{arguments}"
+        )
 
-    def once(
-        denoise_fn: DenoiseFn,
-        schedule: Schedule,
-        x: jax.Array,
-        t: jax.Array,
-        s: jax.Array,
-        memory: Any,
-    ) -> tuple[Gaussian, Prediction, Any]:
+    def once(denoise_fn, schedule, x, t, s, memory):
         prediction = denoise_fn(x, t)
         gaussian = step(schedule, x, prediction, t, s)
         _check_gaussian(gaussian, x.shape)
@@ -101,48 +100,32 @@ def as_solver(step: StepFn | Solver) -> Solver:
 
 
 def _checked_solver(solver: Solver) -> Solver:
-    """The same solver; a ValueError when its functions take or return something else."""
     of = "of a Solver must be a function"
-    _check_arguments(solver.init, 1, f"init {of} x -> memory, lambda x: () for none", "(x)")
-    arguments = "(denoise_fn, schedule, x_t, t, s, memory)"
-    expected = f"step {of} {arguments} -> (Gaussian, Prediction, memory)"
-    _check_arguments(solver.step, 6, expected, arguments)
+    expected = (
+        f"step {of} (denoise_fn, schedule, x_t, t, s, memory) -> (Gaussian, Prediction, memory)"
+    )
+    if not checks.takes(solver.init, 1):
+        raise ValueError(
+            f"init {of} x -> memory, lambda x: () for none, got {checks.shown(solver.init)}"
+        )
+    if not checks.takes(solver.step, 6):
+        raise ValueError(f"{expected}, got {checks.shown(solver.step)}")
 
-    def step(
-        denoise_fn: DenoiseFn,
-        schedule: Schedule,
-        x: jax.Array,
-        t: jax.Array,
-        s: jax.Array,
-        memory: Any,
-    ) -> tuple[Gaussian, Prediction, Any]:
+    def step(denoise_fn, schedule, x, t, s, memory):
         found = solver.step(denoise_fn, schedule, x, t, s, memory)
         if not isinstance(found, tuple) or len(found) != 3:
             raise ValueError(f"{expected}, got a result of {checks.described(found)}")
         gaussian, prediction, after = found
         _check_gaussian(gaussian, x.shape)
         checks.pair(prediction, x.shape)
-        before, now = (jax.tree.map(_form, kept) for kept in (memory, after))
-        if before != now:
+        if checks.form(memory) != checks.form(after):
             raise ValueError(
                 "a Solver's step must return a memory of the shapes and types that it is given: "
-                f"{before}, got {now}"
+                f"{checks.form(memory)}, got {checks.form(after)}"
             )
         return gaussian, Prediction(*prediction), after
 
     return solver._replace(step=step)
-
-
-def _check_arguments(function: Any, number: int, expected: str, arguments: str) -> None:
-    """Raises a ValueError unless this can be called with so many arguments by position."""
-    if not callable(function):
-        raise ValueError(f"{expected}, got {checks.described(function)}")
-    if not checks.takes(function, number):
-        raise ValueError(f"{expected}, got one of {inspect.signature(function)}, not {arguments}")
-
-
-def _form(leaf: Any) -> str:
-    return f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
 
 
 def _check_gaussian(gaussian: Any, shape: tuple[int, ...]) -> None:

@@ -53,8 +53,9 @@ def ddim_step(
     Returns:
       Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..]; std is 0 at s = 0.
     Raises:
-      ValueError: when eta lies outside [0, 1], the prediction is no pair of one shape, a time that
-        is not traced lies outside 0..T, s is above t and eta above 0, or images hold integers.
+      ValueError: when eta lies outside [0, 1], the prediction is no pair of the shape of x_t, a
+        time that is not traced lies outside 0..T, s is above t and eta above 0, or images hold
+        integers.
     Source: arXiv 2010.02502, eq. 12 and 16; seed eq. 12.
     Example:
       >>> import jaxddim

@@ -3,7 +3,8 @@
 from jaxddim.training.losses import Norm, Weighting, diffusion_loss, min_snr, p2
 from jaxddim.training.networks import OwnNetwork, own_network
 from jaxddim.training.parallel import AXIS, jit_step, pmap_step, replicate, unreplicate
-from jaxddim.training.step import TrainState, create_state, train_step, variables
+from jaxddim.training.state import TrainState, create_state, variables
+from jaxddim.training.step import train_step
 
 __all__ = [
     "AXIS",

@@ -62,7 +62,8 @@ def diffusion_loss(
       Float32 [b], the mean over the event dimensions. (With a summed loss, the same gradient
       clipping would be a different optimizer.)
     Raises:
-      ValueError: for an unknown kind or norm, shapes that differ, or images that hold integers.
+      ValueError: for an unknown kind or norm, a weighting that is no function of log_snr, shapes
+        that differ, or images that hold integers.
     Source: arXiv 2006.11239, eq. 14; arXiv 2010.02502, eq. 5.
     Example:
       >>> import jaxddim

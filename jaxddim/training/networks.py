@@ -9,7 +9,6 @@ running statistics and drops units at random, and asks for them as Flax's Linen 
 `own_network` gives this form to two pure functions, which every library can state.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -68,7 +67,7 @@ def own_network(
     ):
         if not checks.takes(function, number):
             raise ValueError(
-                f"own_network takes {form}, got {_shown(function)}"
+                f"own_network takes {form}, got {checks.shown(function)}"
                 + (": init comes first, then call" if checks.takes(init, 5) else "")
             )
 
@@ -89,12 +88,14 @@ def own_network(
         **label: Any,
     ) -> Any:
         if label and not checks.takes(call, 5, **label):
-            raise ValueError(f"there are labels, so call must take label=, got {_shown(call)}")
+            raise ValueError(
+                f"there are labels, so call must take label=, got {checks.shown(call)}"
+            )
         key = rngs["dropout"] if train and rngs else None
         found = call(variables["params"], variables[STATS], x, index, key, **label)
         output, stats = _pair(found, "call(params, stats, x, ..) must return (output, stats)")
         checks.output(output, x.shape)
-        before, after = (jax.tree.map(_form, tree) for tree in (variables[STATS], stats))
+        before, after = checks.form(variables[STATS]), checks.form(stats)
         if before != after:
             raise ValueError(
                 "call must return stats of the structure, shapes and types that it is given: "
@@ -114,16 +115,6 @@ def _check_params(params: Any) -> None:
                 f"{checks.described(leaf)}: keep the rest outside of them (of an Equinox module "
                 "eqx.filter(module, eqx.is_inexact_array) takes the arrays)"
             )
-
-
-def _form(leaf: Any) -> str:
-    return f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
-
-
-def _shown(function: Any) -> str:
-    if not callable(function):
-        return checks.described(function)
-    return f"{getattr(function, '__name__', type(function).__name__)}{inspect.signature(function)}"
 
 
 def _pair(found: Any, expected: str) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxddim.cpu.runtime import compiled
-from jaxddim.training.step import TrainState
+from jaxddim.training.state import TrainState
 
 AXIS = "batch"
 """The name of the axis over devices in `pmap_step`."""

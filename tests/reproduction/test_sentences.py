@@ -13,7 +13,7 @@ from experiments.reproduction import (
     texts,
     timing,
 )
-from jaxddim.runs.config import finite
+from jaxddim.runs.flat import finite
 from tests.reproduction.test_reproduction import CIFAR10, table1, timed
 
 MISSING = [None, math.nan, math.inf]

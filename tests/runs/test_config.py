@@ -12,7 +12,8 @@ import pytest
 
 from experiments import train
 from jaxddim.runs import build
-from jaxddim.runs.config import MAY_DIFFER, PRESETS, Config, OptimConfig, flatten, from_flat
+from jaxddim.runs.config import MAY_DIFFER, PRESETS, Config, OptimConfig
+from jaxddim.runs.flat import flatten, from_flat
 
 EVERY = pytest.mark.parametrize("name", PRESETS)
 

@@ -9,7 +9,8 @@ import jax
 import pytest
 
 from experiments.terminal import cli, progress
-from jaxddim.runs.config import PRESETS, Config, flatten
+from jaxddim.runs.config import PRESETS, Config
+from jaxddim.runs.flat import flatten
 from tests import tiny
 
 root = tiny.root
