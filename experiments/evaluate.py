@@ -32,6 +32,8 @@ from jaxddim.runs import record as records
 from jaxddim.runs.trained import Trained
 
 NUM = 2000
+OTHER = "other"
+"""The name of a reference that is not of the run."""
 FEWEST = 4  # images: enough for a third nearest neighbour and for two blocks of KID
 OTHER_NAMES = {
     "fid": "frechet with --network inception",
@@ -66,8 +68,8 @@ class EvaluateConfig(drawing.DrawConfig):
     """Measure these images instead of sampling: FILE.npz (uint8 "images") or DIR of pictures."""
     metrics: tuple[str, ...] = DEFAULT
     """Metrics; also available: variational_bound and ode_likelihood, minutes each on a CPU."""
-    reference: Literal["train", "holdout", "all"] = "train"
-    """Which of the run's images the samples are compared with."""
+    reference: str = "train"
+    """What the samples are compared with: train, holdout or all of the run's images, or DIR."""
     network: Literal["efficientnet-lite0", "inception"] = "efficientnet-lite0"
     """The feature network."""
     network_weights: str | None = None
@@ -88,7 +90,9 @@ def evaluate(config: EvaluateConfig) -> None:
     began = time.perf_counter()
     check(config)
     with stage("restoring the network", wait=True):
-        run = trained.restore(config.workdir, config.checkpoint, config.weights)
+        run = trained.restore(
+            config.workdir, config.checkpoint, config.weights, config.clip, config.ema
+        )
     for name in config.metrics:
         if run.schedule.num_steps < METRICS[name].steps:
             raise UserError(
@@ -108,7 +112,17 @@ def evaluate(config: EvaluateConfig) -> None:
             network()
     with stage("finding the images", wait=True, spinner=False):
         splits = images.splits(config.workdir, config.data)
-    if len(splits.images[config.reference]) < FEWEST:
+    split = config.reference
+    if split not in splits.images:
+        if not located(split).exists():
+            raise UserError(
+                f"--reference {split!r} is no folder of pictures, nor one of the run's sets of "
+                f"images{cli.nearest(split, splits.images)}"
+            )
+        with stage("reading --reference", wait=True):
+            splits.images[OTHER] = pictures_at("--reference", split, run.config.data.shape, notes)
+        split = OTHER
+    if len(splits.images[split]) < FEWEST:
         raise UserError(f"--reference {config.reference} has fewer than {FEWEST} images")
     out = located(config.out) if config.out else default_out(config, run)
     checks.make_folder(out.parent)
@@ -117,7 +131,7 @@ def evaluate(config: EvaluateConfig) -> None:
         splits,
         samples=draw,
         network=network,
-        split=config.reference,
+        split=split,
         stem=out.with_suffix(""),
         seed=config.seed,
     )
@@ -170,22 +184,8 @@ def read(config: EvaluateConfig, run: Trained, notes: list[str]) -> np.ndarray:
     Raises:
       UserError: when they cannot be read, are too few, or differ in size from the run's images.
     """
-    path, shape = located(str(config.samples)), run.config.data.shape
-    try:
-        if path.suffix.lower() == ".npz" and not path.is_dir():
-            found = _read_npz(path)
-        else:
-            found = _read_folder(path, shape[2], notes)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"--samples {path} cannot be read ({' '.join(str(error).split())}): give a FILE.npz or "
-            "a folder of pictures, as experiments.sample writes them"
-        ) from None
-    if found.dtype != np.uint8 or found.shape[1:] != shape:
-        raise UserError(
-            f"--samples {path} holds {found.dtype} {list(found.shape)}: expected uint8 "
-            f"[n, {', '.join(map(str, shape))}], like the run's images"
-        )
+    path = str(config.samples)
+    found = pictures_at("--samples", path, run.config.data.shape, notes)
     num = len(found) if config.num is None else config.num
     if not FEWEST <= num <= len(found):
         raise UserError(
@@ -197,12 +197,37 @@ def read(config: EvaluateConfig, run: Trained, notes: list[str]) -> np.ndarray:
     return found[:num]
 
 
+def pictures_at(flag: str, where: str, shape: tuple[int, int, int], notes: list[str]) -> np.ndarray:
+    """The pictures in a FILE.npz or folder, uint8 [n, h, w, c], which must have the run's size.
+
+    Raises:
+      UserError: when they cannot be read, or differ in size from the run's images.
+    """
+    path = located(where)
+    try:
+        if path.suffix.lower() == ".npz" and not path.is_dir():
+            found = _read_npz(path)
+        else:
+            found = _read_folder(flag, path, shape[2], notes)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{flag} {path} cannot be read ({' '.join(str(error).split())}): give a FILE.npz or "
+            "a folder of pictures, as experiments.sample writes them"
+        ) from None
+    if found.dtype != np.uint8 or found.shape[1:] != shape:
+        raise UserError(
+            f"{flag} {path} holds {found.dtype} {list(found.shape)}: expected uint8 "
+            f"[n, {', '.join(map(str, shape))}], like the run's images"
+        )
+    return found
+
+
 def _read_npz(path: Path) -> np.ndarray:
     with path.open("rb") as file, np.load(file) as arrays:
         return arrays["images"]
 
 
-def _read_folder(path: Path, channels: int, notes: list[str]) -> np.ndarray:
+def _read_folder(flag: str, path: Path, channels: int, notes: list[str]) -> np.ndarray:
     """The pictures in a folder, by name, decoded as for training but not resized."""
     from PIL import Image
 
@@ -226,7 +251,7 @@ def _read_folder(path: Path, channels: int, notes: list[str]) -> np.ndarray:
         sizes = [f"{name}: {h}x{w} pixels" for (h, w, _), name in shapes.items()]
         raise ValueError(f"pictures of several sizes: {listed(sizes)}")
     if others:
-        notes.append(f"--samples {path}: skipped {len(others)} ({listed(others)}), no images")
+        notes.append(f"{flag} {path}: skipped {len(others)} ({listed(others)}), no images")
     return np.stack(list(images.values()))
 
 
@@ -253,7 +278,7 @@ def describe(
         "run": {
             "workdir": config.workdir,
             "checkpoint": run.step,
-            "weights": config.weights,
+            "weights": config.weights if config.ema is None else f"ema {config.ema:g}",
             "image_size": run.config.data.image_size,
             "channels": run.config.data.channels,
         },
@@ -272,6 +297,7 @@ def describe(
             "steps": config.steps,
             "spacing": config.spacing,
             "seed": config.seed,
+            "clip": config.clip,
             "kind": run.config.diffusion.kind,
             "grid": grid.tolist(),
         }
@@ -293,7 +319,7 @@ def describe(
     }
 
 
-DRAWING = ("--steps", "--method", "--eta", "--variance", "--spacing")
+DRAWING = ("--steps", "--method", "--eta", "--variance", "--spacing", "--clip")
 EXCLUSIVE = [("--samples", flag) for flag in DRAWING]
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from experiments.terminal.progress import stage
 from jaxddim.runs import record as records
 from jaxddim.runs import trained
 from jaxddim.runs.flat import finite
+from jaxddim.runs.trained import Clip
 
 FEWEST = 4  # samples: enough for two blocks of KID
 
@@ -96,6 +97,10 @@ class PaperConfig:
     """latest, best or a step."""
     weights: Literal["ema", "raw"] = "ema"
     """Averaged or last weights."""
+    ema: float | None = None
+    """Length of the average of the weights, as a share of the training, for runs that keep them."""
+    clip: Clip = "rederive"
+    """x_0 clipped with eps derived anew, or with the network's eps; thresholded; or as it is."""
     network: Literal["efficientnet-lite0", "inception"] = "efficientnet-lite0"
     """The feature network."""
     network_weights: str | None = None
@@ -140,7 +145,9 @@ def check(config: PaperConfig) -> None:
 def open_study(config: PaperConfig) -> Study:
     """The run with everything that the parts need."""
     with stage("restoring the network", wait=True):
-        run = trained.restore(config.workdir, config.checkpoint, config.weights)
+        run = trained.restore(
+            config.workdir, config.checkpoint, config.weights, config.clip, config.ema
+        )
     T = run.schedule.num_steps
     if (config.max_steps or 1) > T:
         raise UserError(f"--max-steps must be at most T = {T}, got {config.max_steps}")

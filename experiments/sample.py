@@ -50,7 +50,9 @@ def sample(config: SampleConfig) -> None:
     """
     check(config)
     with stage("restoring the network", wait=True):
-        run = trained.restore(config.workdir, config.checkpoint, config.weights)
+        run = trained.restore(
+            config.workdir, config.checkpoint, config.weights, config.clip, config.ema
+        )
         track = functools.partial(tracked, what="sampling", compiles=True)
         chunks = drawn(config, run, config.num, track=track)
     batches = rebatch(chunks, config.num, config.batch_size)
@@ -65,10 +67,11 @@ def sample(config: SampleConfig) -> None:
             "experiments.evaluate --samples would measure too; for these images alone, name an "
             "empty folder"
         )
+    weights = config.weights if config.ema is None else f"ema {config.ema:g}"
     print(
         f"{count(config.num, 'image')} in {config.out}: {config.method}, "
         f"{count(config.steps, 'step')}, "
-        f"{config.weights} weights of step {run.step}"
+        f"{weights} weights of step {run.step}"
     )
 
 

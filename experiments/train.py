@@ -22,8 +22,8 @@ from experiments.terminal.texts import count
 from experiments.trainer import loop, starts
 from experiments.trainer.starts import Start
 from jaxddim import TrainState
-from jaxddim.runs import checkpoints, record
-from jaxddim.runs.build import abstract_state, build
+from jaxddim.runs import checkpoints, moments, record
+from jaxddim.runs.build import abstract_state, around, build
 from jaxddim.runs.config import PRESETS, Config
 from jaxddim.runs.flat import flatten
 from jaxddim.training import AXIS
@@ -38,7 +38,7 @@ def train(config: Config) -> int:
         setup = build(config, AXIS if devices > 1 else None)
         abstract = abstract_state(setup)
     train_set, held_out, config, start = open_run(config, abstract, console)
-    setup = setup._replace(config=config)
+    setup = around(setup._replace(config=config), moments.read(config.workdir, config))
     batch_size, num_images = config.train.batch_size, len(train_set.images)
     total = config.train.steps or math.ceil((config.train.epochs or 1) * num_images / batch_size)
     height, width, channels = config.data.shape
@@ -120,6 +120,9 @@ def open_run(
     }
     if dataset.names:
         record.write_names(config.workdir, dataset.names)
+    if config.diffusion.precondition != "none":
+        found_moments = jaxddim.moments(train_set.images, flip=config.data.flip)
+        moments.write(config.workdir, found_moments)
     origin = {"init": start._asdict()} if start else {}
     record.write(config.workdir, {"config": flatten(config), "data": about} | origin)
     return train_set, held_out, config, start
@@ -163,8 +166,10 @@ def check(config: Config) -> None:
             f"--train.batch-size {training.batch_size} must be divisible by {devices} device(s) x "
             f"--train.accumulate {training.accumulate}"
         )
-    if not 0 < optim.learning_rate < math.inf:
-        raise UserError(f"--optim.learning-rate must be positive, got {optim.learning_rate}")
+    for name in ("learning_rate", "muon_rate"):
+        rate = getattr(optim, name)
+        if not 0 < rate < math.inf:
+            raise UserError(f"--optim.{name.replace('_', '-')} must be positive, got {rate}")
     if not 0 <= optim.ema < 1:
         raise UserError(f"--optim.ema must lie in [0, 1), got {optim.ema}")
     if not optim.clip >= 0 or optim.warmup_steps < 0:

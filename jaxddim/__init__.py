@@ -11,6 +11,7 @@ from jaxddim.conditioning import safe_fraction
 from jaxddim.cpu.runtime import compiled, compiler_options, keep_memory
 from jaxddim.forward import q_posterior, q_sample, q_step
 from jaxddim.grids import timesteps
+from jaxddim.ideal import Moments, exact_denoiser, gaussian_error, gaussian_x0, moments
 from jaxddim.predictions import (
     as_denoiser,
     clip,
@@ -39,9 +40,11 @@ from jaxddim.schedules import (
     sigmoid,
     zero_terminal_snr,
 )
+from jaxddim.training.levels import lognormal
 from jaxddim.training.losses import diffusion_loss, min_snr, p2
 from jaxddim.training.networks import own_network
 from jaxddim.training.parallel import jit_step, pmap_step, replicate, unreplicate
+from jaxddim.training.preconditioning import preconditioned, unit_error
 from jaxddim.training.state import TrainState, create_state, variables
 from jaxddim.training.step import train_step
 from jaxddim.types import DenoiseFn, Gaussian, Prediction, Trajectory
@@ -50,6 +53,7 @@ from jaxddim.version import __version__
 __all__ = [
     "DenoiseFn",
     "Gaussian",
+    "Moments",
     "Prediction",
     "Schedule",
     "Solver",
@@ -70,12 +74,15 @@ __all__ = [
     "diffusion_loss",
     "discrete",
     "encode",
+    "exact_denoiser",
     "from_alpha_bar",
     "from_betas",
     "from_eps",
     "from_score",
     "from_v",
     "from_x0",
+    "gaussian_error",
+    "gaussian_x0",
     "integrate",
     "interpolate",
     "jit_step",
@@ -84,10 +91,13 @@ __all__ = [
     "langevin_step",
     "likelihood",
     "linear",
+    "lognormal",
     "min_snr",
+    "moments",
     "own_network",
     "p2",
     "pmap_step",
+    "preconditioned",
     "q_posterior",
     "q_sample",
     "q_step",
@@ -102,6 +112,7 @@ __all__ = [
     "threshold",
     "timesteps",
     "train_step",
+    "unit_error",
     "unreplicate",
     "variables",
     "zero_terminal_snr",

@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.evaluation import kid, levels, likelihoods, manifolds, pictures, references
+from experiments.evaluation import (
+    appearance,
+    kid,
+    levels,
+    likelihoods,
+    manifolds,
+    pictures,
+    references,
+)
 from experiments.evaluation.features import networks
 from experiments.evaluation.frechet import Statistics, frechet, statistics
 from experiments.terminal.progress import stage
@@ -30,6 +38,7 @@ class Subject:
       run: the trained network.
       splits: the run's images.
       network: the feature network; loaded on first use.
+      split: the split that the samples are compared with.
       seed: the seed of all random draws.
       notes: caveats on the results.
       files: paths of the pictures, by name.
@@ -51,7 +60,7 @@ class Subject:
         self.notes: list[str] = []
         self.files: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
-        self._samples, self._network, self._split, self._stem = samples, network, split, stem
+        self._samples, self._network, self.split, self._stem = samples, network, split, stem
         self._references: dict[str, references.Reference] = {}
         self._inner = 0.0
 
@@ -87,7 +96,7 @@ class Subject:
 
     def reference(self, split: str | None = None) -> references.Reference:
         """Features of real images, by default of the evaluation's reference split."""
-        split = split or self._split
+        split = split or self.split
         if split not in self._references:
             with self.timed("features of reference"):
                 self._references[split] = references.reference(self.network, self.splits, split)
@@ -168,6 +177,31 @@ def neighbours_metric(subject: Subject) -> dict[str, Any]:
     }
 
 
+def appearance_metric(subject: Subject) -> dict[str, Any]:
+    """Brightness, saturation and power spectrum of the samples beside those of the reference."""
+    ours = appearance.measure(subject.samples)
+    real = appearance.measure(subject.splits.images[subject.split])
+    f, power = appearance.rings(ours, real)
+    with stage("drawing the pictures"):
+        pictures.save_spectrum(subject.file("spectrum"), f, power)
+
+    def compared(name: str) -> dict[str, float]:
+        values = getattr(ours, name), getattr(real, name)
+        return {"value": appearance.ratio(*values), "samples": values[0], "reference": values[1]}
+
+    return {
+        "spread of mean brightness, over the reference's": compared("brightness"),
+        "values beyond 0.98, minus the reference's": {
+            "value": ours.beyond - real.beyond,
+            "samples": ours.beyond,
+            "reference": real.beyond,
+        },
+        "power at 0.2 <= f < 0.5, over the reference's": compared("detail"),
+        "power at the corner (1/2, 1/2), over the reference's": compared("corner"),
+        "power by frequency, over the reference's": {"f": f, "value": power},
+    }
+
+
 def validation_loss_metric(subject: Subject) -> dict[str, Any]:
     """The loss on held-out images at each noise level."""
     run, images = subject.run, subject.splits.images["holdout"]
@@ -208,6 +242,7 @@ METRICS: dict[str, Metric] = {
     "kid": Metric(kid_metric),
     "precision_recall": Metric(precision_recall_metric),
     "neighbours": Metric(neighbours_metric),
+    "appearance": Metric(appearance_metric, features=False),
     "validation_loss": Metric(validation_loss_metric, features=False),
     "variational_bound": Metric(bound_metric, features=False, default=False, steps=2),
     "ode_likelihood": Metric(ode_metric, features=False, default=False, steps=2),

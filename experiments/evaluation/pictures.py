@@ -1,6 +1,7 @@
 """Pictures of an evaluation: samples beside their nearest training images, and distances."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,25 @@ def save_neighbours(
     return shown.tolist()
 
 
+def save_spectrum(path: Path, frequencies: list[float], ratios: list[float]) -> None:
+    """The samples' power by frequency over that of real images, as a curve about 1.
+
+    Args:
+      path: the PNG to write.
+      frequencies: of each ring, in cycles a pixel.
+      ratios: of its power; those that are not finite are left out.
+    """
+    figure, axis = _figure()
+    found = [(f, ratio) for f, ratio in zip(frequencies, ratios, strict=True) if 0 < ratio < np.inf]
+    axis.axhline(1.0, color=REAL, label="real images")
+    f, ratio = [f for f, _ in found], [ratio for _, ratio in found]
+    axis.plot(f, ratio, marker="o", markersize=3, color=SAMPLES, label="samples")
+    axis.set_yscale("log")
+    axis.set_xlabel("frequency in cycles a pixel (the corner is 0.71)")
+    axis.set_ylabel("power over that of real images")
+    _save(path, figure, axis)
+
+
 def save_histogram(path: Path, samples: np.ndarray, held_out: np.ndarray, axis_label: str) -> None:
     """Histogram of the distances of samples and held-out images to the nearest training image.
 
@@ -44,11 +64,7 @@ def save_histogram(path: Path, samples: np.ndarray, held_out: np.ndarray, axis_l
       held_out: distances of held-out images, [m].
       axis_label: label of the distance axis.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = _figure()
     bins = np.linspace(0, 1.02 * max(samples.max(), held_out.max(), 1e-12), 41).tolist()
     for values, name, colour in (
         (samples, "samples", SAMPLES),
@@ -59,6 +75,19 @@ def save_histogram(path: Path, samples: np.ndarray, held_out: np.ndarray, axis_l
         axis.hist(values, bins, weights=weights, color=colour, alpha=0.55, label=label)
     axis.set_xlabel(axis_label)
     axis.set_ylabel("share")
+    _save(path, figure, axis)
+
+
+def _figure() -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _save(path: Path, figure: Any, axis: Any) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     FigureCanvasAgg(figure)

@@ -113,6 +113,9 @@ def save_quality(path: Path, record: dict[str, Any]) -> None:
                     capsize=2,
                     label=texts.eta(name),
                 )
+            if exact := record.get("exact"):
+                row = [[cell[name] for cell in exact] for name in ("steps", key)]
+                axis.plot(*row, color=GREY, marker=".", lw=1.2, label="exact denoiser, eta = 0")
             if record["held_out"]:
                 axis.axhline(record["held_out"][key], color=GREY, ls=":", label="held-out images")
             number_axis(axis, steps)

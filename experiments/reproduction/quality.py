@@ -7,10 +7,13 @@ KID has no bias.
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+import jaxddim
 from experiments.evaluation import references
 from experiments.evaluation.features import networks
 from experiments.evaluation.frechet import frechet_distance, statistics
@@ -19,12 +22,20 @@ from experiments.reproduction import plots, texts
 from experiments.reproduction.study import DDIM, SAMPLERS, SIGMA_HAT, Result, Sampler, Study
 from experiments.terminal.pictures import grid
 from experiments.terminal.progress import tracked
-from jaxddim.runs.drawing import drawn
+from jaxddim import checks
+from jaxddim.runs.drawing import drawn, to_uint8
 
 STEPS = (10, 20, 50, 100)
 KEPT = 64  # images saved per cell, for pictures
 SHOWN = 3
+EXACT = "exact denoiser, 0"
 UNSEEN = " The error of large steps, which the paper's table shows, is not seen here."
+CLIPPED = {
+    "rederive": "x_0 is clipped to [-1, 1]",
+    "keep": "x_0 is clipped to [-1, 1] and eps kept",
+    "dynamic": "x_0 is thresholded by each image's quantile",
+    "none": "x_0 is not clipped",
+}
 LABELS = {"fd": "FD", "kid": "KID"}
 
 
@@ -55,6 +66,39 @@ def cell(study: Study, sampler: Sampler, steps: int, number: str = "") -> Result
     return study.kept(f"table1-{sampler.name}-{steps}", recipe, compute, number=number)
 
 
+def exact_cell(study: Study, steps: int, number: str = "") -> Result:
+    """Quality of what the exact denoiser of the training images draws, with eta = 0."""
+    real = references.reference(study.network, study.splits, "train")
+    run, num = study.run, study.num
+    chunk, grid_of = study.chunk(num), study.grid(steps)
+    recipe = {
+        "exact": True,
+        "schedule": run.config.diffusion.schedule,
+        "grid": grid_of.tolist(),
+        "num": num,
+        "chunk": chunk,
+        "reference": real.recipe,
+    }
+
+    def compute() -> Result:
+        data = study.splits.images["train"].astype(np.float32) / 127.5 - 1
+        shape = (chunk, *run.config.data.shape)
+
+        @jaxddim.compiled
+        def draw(data: jax.Array, first_index: int) -> jax.Array:
+            key = checks.new_key(study.seed)
+            denoise_fn = jaxddim.exact_denoiser(run.schedule, data)
+            return jaxddim.sample(
+                key, denoise_fn, run.schedule, grid_of, shape, first_index=first_index
+            )
+
+        starts = tracked(range(0, num, chunk), "sampling", compiles=True)
+        images = np.concatenate([to_uint8(draw(data, first)) for first in starts])[:num]
+        return Result(distances(networks.features(study.network, images), real, study.seed), {})
+
+    return study.kept(f"table1-exact-{steps}", recipe, compute, number=number)
+
+
 def distances(features: np.ndarray, real: references.Reference, seed: int) -> dict[str, float]:
     """Frechet and kernel distance to real images."""
     kernel = kid(features, real.features, seed=seed)
@@ -75,6 +119,11 @@ def measure(study: Study) -> dict[str, Any]:
         found = cell(study, sampler, steps, f"cell {number} of {len(wanted)}")
         cells.append({"eta": sampler.name, "steps": steps} | found.numbers)
         squares.append(grid(found.arrays["images"][:SHOWN], SHOWN, 1))
+    exact = [
+        {"steps": steps} | exact_cell(study, steps, f"exact denoiser, S = {steps}").numbers
+        for steps in columns
+        if steps <= max(STEPS)
+    ]
     images = np.stack(squares).reshape(len(columns), len(SAMPLERS), *squares[0].shape)
     plots.save_images(
         study.folder / "samples.png",
@@ -86,11 +135,13 @@ def measure(study: Study) -> dict[str, Any]:
     record = {
         "num": study.num,
         "spacing": study.spacing,
+        "clip": study.run.clip,
         "T": study.run.schedule.num_steps,
         "reference": len(study.splits.images["train"]),
         "dims": study.network.dims,
         "labels": {name: study.network.label(name) for name in ("FD", "KID")},
         "cells": cells,
+        "exact": exact,
         "held_out": held_out(study),
     }
     plots.save_quality(study.folder / "table1.png", record)
@@ -114,14 +165,17 @@ def lines(record: dict[str, Any]) -> list[str]:
     fd, kid_ = record["labels"].values()
     compared = f"N = {n} samples per cell, against {record['reference']} training images"
     told = [f"**{fd}**, {compared}:", ""]
-    told += _table(names, steps, lambda *where: texts.number(at[where]["fd"]))
+    exact = {cell["steps"]: cell for cell in record.get("exact") or ()}
+    more = [[EXACT, *(texts.number(exact[s]["fd"]) if s in exact else "" for s in steps)]]
+    told += _table(names, steps, lambda *where: texts.number(at[where]["fd"]), more[: len(exact)])
     told += [f"**{kid_}**, the same samples:", ""]
-    told += _table(names, steps, lambda *where: spread(at[where]))
+    more = [[EXACT, *(spread(exact[s]) if s in exact else "" for s in steps)]]
+    told += _table(names, steps, lambda *where: spread(at[where]), more[: len(exact)])
     block = at[names[0], steps[0]]["kid_block"]
     told += [
-        f"Times are spaced {record['spacing']}ly, x_0 is clipped to [-1, 1], and all cells start "
-        f"from the same x_T. KID is unbiased; ± is the standard deviation over blocks of {block} "
-        "samples"
+        f"Times are spaced {record['spacing']}ly, {CLIPPED[record.get('clip', 'rederive')]}, and "
+        "all cells start from the same x_T. KID is unbiased; ± is the standard deviation over "
+        f"blocks of {block} samples"
         + (" (half of them), which is about the standard error." if block == n // 2 else "."),
         "",
     ]
@@ -140,7 +194,7 @@ def lines(record: dict[str, Any]) -> list[str]:
     )
     told += ["### Findings", ""]
     told += [f"* {sentence}" for sentence in shape(at, names, steps)]
-    told += [f"* {against_real(record, at)}", ""]
+    told += [f"* {against_real(record, at)}", *apart_from_network(at, exact), ""]
     return told + claims(at, names, steps, record["T"])
 
 
@@ -154,9 +208,11 @@ def spread(cell: dict[str, Any]) -> str:
     return f"{texts.shown(cell['kid'], '.3f')} ± {texts.shown(cell['kid_std'], '.3f')}"
 
 
-def _table(names: list[str], steps: list[int], show: Any) -> list[str]:
+def _table(
+    names: list[str], steps: list[int], show: Any, more: Sequence[list[str]] = ()
+) -> list[str]:
     rows = [[texts.ETA.get(name, name), *(show(name, s) for s in steps)] for name in names]
-    return texts.table(["eta", *(f"S = {s}" for s in steps)], rows)
+    return texts.table(["eta", *(f"S = {s}" for s in steps)], [*rows, *more])
 
 
 Cells = dict[tuple[str, int], dict[str, Any]]
@@ -269,6 +325,25 @@ def against_real(record: dict[str, Any], at: Cells) -> str:
             "of the table is clearly above that of held-out images."
         )
     return told
+
+
+def apart_from_network(at: Cells, exact: dict[int, dict[str, Any]]) -> list[str]:
+    """The sampler's error and the network's, told apart by the exact denoiser; maybe nothing."""
+    steps = [s for s in exact if known(exact[s], at[DDIM.name, s])]
+    if not steps:
+        return []
+    first, last = exact[steps[0]], exact[steps[-1]]
+    told = (
+        "* The exact denoiser of the training images (the posterior mean, eta = 0) makes no error "
+        f"but the sampler's: its FD is {texts.number(first['fd'])} at S = {steps[0]}"
+    )
+    if len(steps) > 1:
+        told += f" and {texts.number(last['fd'])} at S = {steps[-1]}"
+    shares = [f"{texts.number(at[DDIM.name, s]['fd'])} at S = {s}" for s in (steps[0], steps[-1])]
+    return [
+        f"{told}, where the network's is {' and '.join(dict.fromkeys(shares))}; what lies between "
+        "is the network's error. Part of the rest is the bias of few samples."
+    ]
 
 
 def claims(at: Cells, names: list[str], steps: list[int], T: int) -> list[str]:

@@ -148,7 +148,10 @@ class Study:
         config = flatten(self.run.config)
         about = {k: v for k, v in config.items() if k.startswith(("model.", "diffusion."))}
         sha256 = weights_hash(self.run.variables)
-        return {"format": FORMAT, "checkpoint": self.run.step, "weights_sha256": sha256} | about
+        clip = {} if self.run.clip == "rederive" else {"clip": self.run.clip}
+        return (
+            {"format": FORMAT, "checkpoint": self.run.step, "weights_sha256": sha256} | about | clip
+        )
 
     @functools.cached_property
     def features_recipe(self) -> dict[str, Any]:
@@ -191,7 +194,7 @@ class Study:
     def end(self) -> int:
         """The largest time at which the network still determines x_0, see `safe_fraction`."""
         schedule = self.run.schedule
-        fraction = fraction_of(self.run.denoiser(self.run.variables), schedule)
+        fraction = fraction_of(self.run.denoiser(self.run.variables, clip_x0=False), schedule)
         return round(fraction * schedule.num_steps)
 
     def path(self, steps: int) -> jax.Array:

@@ -20,7 +20,7 @@ from experiments.trainer import monitor, previews, starts, validation
 from experiments.trainer.log import Log
 from experiments.trainer.starts import Start
 from jaxddim import TrainState
-from jaxddim.runs import checkpoints
+from jaxddim.runs import averages, checkpoints
 from jaxddim.runs.build import Setup, new_state
 
 SHORT = 50
@@ -41,6 +41,7 @@ class Loop(NamedTuple):
       log: where numbers and pictures are written.
       window: metrics since the last line of the log.
       console: where messages are printed.
+      kept: the manager of the stored averages; None for runs without them.
     """
 
     setup: Setup
@@ -53,6 +54,7 @@ class Loop(NamedTuple):
     log: Log
     window: monitor.Window
     console: Console
+    kept: Any = None
 
     def epochs(self, step: int) -> float:
         """Epochs trained after this many steps."""
@@ -119,7 +121,14 @@ def train(
     """
     config, first = setup.config, int(state.step)
     step_fn, state, place, single = compiled_step(setup, state)
-    validate = validation.make_validation(config, setup.model, setup.schedule, held_out)
+    validate = validation.make_validation(
+        config,
+        setup.model,
+        setup.schedule,
+        held_out,
+        weighting=None if config.diffusion.precondition == "none" else setup.weighting,
+        times=setup.times,
+    )
     draw = previews.make_sampler(config, setup.model, setup.schedule)
     placed = map(place, batches)
     with monitor.stop_signals() as stopped:
@@ -131,7 +140,10 @@ def train(
         # not earlier: TensorBoard's writer imports PyTorch, if installed, which takes two seconds
         log = Log(config.workdir, first)
         window = monitor.Window(config.train.batch_size)
-        loop = Loop(setup, total, num_images, validate, draw, single, store, log, window, console)
+        kept = averages.manager(config.workdir) if state.averages else None
+        loop = Loop(
+            setup, total, num_images, validate, draw, single, store, log, window, console, kept
+        )
         try:
             last = follow(loop, step_fn, state, metrics, placed, first, stopped)
         except monitor.Diverged as error:
@@ -168,6 +180,7 @@ def compiled_step(
         kind=config.diffusion.kind,
         norm=config.diffusion.norm,
         weighting=setup.weighting,
+        times=setup.times,
         accumulate=config.train.accumulate,
     )
     devices = jax.local_device_count()
@@ -201,6 +214,8 @@ def follow(
             show(step, loop.window.loss, loop.window.rate)
             if loop.is_due(step, config.log_every):
                 write_line(loop, step)
+            if state.averages and averages.due(step, loop.kept.latest_step() or 0):
+                averages.save(loop.kept, loop.single(state))
             if loop.is_due(step, config.checkpoint_every) or stopped:
                 save(loop, step, state, validated=not stopped)
             if stopped:
@@ -238,6 +253,8 @@ def save(loop: Loop, step: int, state: TrainState, *, validated: bool) -> None:
         if loss is not None and not math.isfinite(loss):
             raise monitor.Diverged(step, loss)
         checkpoints.save(loop.store, raw, loss)
+        if raw.averages:
+            averages.save(loop.kept, raw)
         if loss is not None:
             loop.log.write(step, validation_loss=loss)
             loop.console.print(f"step {step} saved | validation loss {loss:.5f}")

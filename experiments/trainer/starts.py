@@ -103,6 +103,7 @@ def started(state: TrainState, start: Start) -> TrainState:
         params=variables["params"],
         ema_params=jax.tree.map(jnp.copy, variables["params"]),  # a step reuses both buffers
         model_state=jax.tree.map(jnp.copy, statistics),
+        averages=jax.tree.map(jnp.copy, (variables["params"],) * len(state.averages)),
     )
 
 

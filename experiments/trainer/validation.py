@@ -8,12 +8,13 @@ import numpy as np
 
 import jaxddim
 from jaxddim.runs.config import Config
+from jaxddim.training import Weighting
 
 
 def make_losses(
-    config: Config, model: Any, schedule: jaxddim.Schedule
+    config: Config, model: Any, schedule: jaxddim.Schedule, weighting: Weighting | None = None
 ) -> Callable[[Any, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-    """``losses(variables, images, t, eps) -> float32 [n]``: the training loss without weighting.
+    """``losses(variables, images, t, eps) -> float32 [n]``, by default without weighting.
 
     Images are uint8; the network gets as many at a time as in training.
     """
@@ -22,7 +23,8 @@ def make_losses(
     def some(variables: Any, x0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
         output = model.apply(variables, jaxddim.q_sample(schedule, x0, t, eps), t - 1)
         kind, norm = config.diffusion.kind, config.diffusion.norm
-        return jaxddim.diffusion_loss(schedule, output, x0, t, eps, kind=kind, norm=norm)
+        options = {"kind": kind, "norm": norm, "weighting": weighting}
+        return jaxddim.diffusion_loss(schedule, output, x0, t, eps, **options)
 
     def losses(variables: Any, images: np.ndarray, t: np.ndarray, eps: np.ndarray) -> np.ndarray:
         n = len(images)
@@ -43,14 +45,25 @@ def fixed_noise(images: np.ndarray) -> np.ndarray:
 
 
 def make_validation(
-    config: Config, model: Any, schedule: jaxddim.Schedule, images: np.ndarray
+    config: Config,
+    model: Any,
+    schedule: jaxddim.Schedule,
+    images: np.ndarray,
+    *,
+    weighting: Weighting | None = None,
+    times: jax.Array | None = None,
 ) -> Callable[[Any], float]:
     """``validate(variables) -> loss`` on held-out images.
 
-    Image i of n always gets the noise level (i + 1/2) / n of the way to T, and always the same
-    noise, so that the loss is comparable between evaluations and between runs.
+    Image i of n always gets the noise level (i + 1/2) / n of the way to T, or that quantile of the
+    times in training, and always the same noise, so that the loss is comparable between
+    evaluations and between runs.
     """
-    n = len(images)
-    t = 1 + ((np.arange(n) + 0.5) / n * schedule.num_steps).astype(np.int32)
-    eps, losses = fixed_noise(images), make_losses(config, model, schedule)
+    n, T = len(images), schedule.num_steps
+    quantile = (np.arange(n) + 0.5) / n
+    t = 1 + (quantile * T).astype(np.int32)
+    if times is not None:
+        share = np.cumsum(np.asarray(times, np.float64))
+        t = 1 + np.searchsorted(share, quantile * share[-1], side="right").astype(np.int32)
+    eps, losses = fixed_noise(images), make_losses(config, model, schedule, weighting)
     return lambda variables: float(losses(variables, images, t, eps).mean(dtype=np.float64))

@@ -1,5 +1,6 @@
 """Builds the network, schedule, optimizer and initial state of a configuration."""
 
+import math
 import re
 from dataclasses import fields
 from typing import Any, NamedTuple
@@ -7,8 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from jaxddim import checks, schedules
+from jaxddim.ideal import Moments
 from jaxddim.models.simple_unet import SimpleUNet
 from jaxddim.models.unet import UNet
 from jaxddim.predictions import check_kind
@@ -16,6 +19,8 @@ from jaxddim.runs.config import Config, DiffusionConfig, ModelConfig, OptimConfi
 from jaxddim.runs.errors import RunError, run_errors
 from jaxddim.schedules import Schedule
 from jaxddim.training import losses
+from jaxddim.training.levels import lognormal
+from jaxddim.training.preconditioning import preconditioned, unit_error
 from jaxddim.training.state import TrainState, create_state
 
 
@@ -28,6 +33,7 @@ class Setup(NamedTuple):
       model: the Flax network.
       tx: the optimizer.
       weighting: weight of each noise level in the loss, a function of log_snr; None for equal ones.
+      times: probabilities of t = 1..T in training; None for equal ones.
     """
 
     config: Config
@@ -35,10 +41,13 @@ class Setup(NamedTuple):
     model: Any
     tx: optax.GradientTransformation
     weighting: losses.Weighting | None
+    times: jax.Array | None
 
 
 def build(config: Config, axis_name: str | None = None) -> Setup:
     """Everything that a configuration describes, except the state.
+
+    With --diffusion.precondition it lacks what depends on the images: see `around`.
 
     Args:
       config: configuration of the run.
@@ -46,12 +55,25 @@ def build(config: Config, axis_name: str | None = None) -> Setup:
     Raises:
       RunError: for an impossible schedule, or one that does not suit the kind of network.
     """
+    schedule = build_schedule(config.diffusion)
     return Setup(
         config,
-        build_schedule(config.diffusion),
+        schedule,
         build_model(config.model, axis_name),
         build_optimizer(config.optim),
         build_weighting(config.diffusion),
+        build_times(config.diffusion, schedule),
+    )
+
+
+def around(setup: Setup, moments: Moments | None) -> Setup:
+    """The setup with the network preconditioned by the images' moments, if there are any."""
+    if moments is None:
+        return setup
+    return setup._replace(
+        model=preconditioned(setup.model, setup.schedule, moments),
+        weighting=unit_error(moments),
+        times=build_times(setup.config.diffusion, setup.schedule, math.log(moments.std)),
     )
 
 
@@ -84,6 +106,15 @@ def build_schedule(config: DiffusionConfig) -> Schedule:
         raise RunError(f"--diffusion.num-steps must be at least 1, got {config.num_steps}")
     with run_errors(f"--diffusion.schedule {config.schedule}"):
         schedule = getattr(schedules, config.schedule)(config.num_steps)
+    if config.precondition != "none":
+        wanted = {"kind": "x0", "norm": "l2", "weighting": "none"}
+        for name, value in wanted.items():
+            if getattr(config, name) != value:
+                raise RunError(
+                    f"--diffusion.precondition {config.precondition} needs --diffusion.{name} "
+                    f"{value}, got {getattr(config, name)}: it makes a network that predicts x_0, "
+                    "and weighs its squared error by the variance that a Gaussian leaves"
+                )
     if config.zero_terminal_snr:
         if config.num_steps < 2:
             raise RunError("--diffusion.zero-terminal-snr needs --diffusion.num-steps 2 or more")
@@ -100,6 +131,20 @@ def build_schedule(config: DiffusionConfig) -> Schedule:
     return schedule
 
 
+def build_times(
+    config: DiffusionConfig, schedule: Schedule, origin: float = 0.0
+) -> jax.Array | None:
+    """Probabilities of the times in training; levels_mean counts from `origin`.
+
+    Raises:
+      RunError: when the distribution of noise levels is impossible.
+    """
+    if config.levels == "uniform":
+        return None
+    with run_errors("--diffusion.levels lognormal"):
+        return lognormal(schedule, mean=origin + config.levels_mean, std=config.levels_std)
+
+
 def build_weighting(config: DiffusionConfig) -> losses.Weighting | None:
     """The weight of each noise level, as a function of log_snr."""
     if config.weighting == "none":
@@ -108,20 +153,48 @@ def build_weighting(config: DiffusionConfig) -> losses.Weighting | None:
 
 
 def build_optimizer(config: OptimConfig) -> optax.GradientTransformation:
-    """Adam with warm-up, decay and clipping."""
-    rate, warmup, decay = config.learning_rate, config.warmup_steps, config.decay_steps
-    if decay:
-        rate = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, decay, rate / 100)
-    elif warmup:
-        rate = optax.linear_schedule(0.0, rate, warmup)
+    """Adam or Muon with warm-up, decay and clipping."""
     clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
-    return optax.chain(*clip, optax.adam(rate))
+    rate = _rate(config, config.learning_rate)
+    if config.name == "adam":
+        return optax.chain(*clip, optax.adam(rate))
+    muon = optax.contrib.muon(
+        _rate(config, config.muon_rate),
+        adam_learning_rate=rate,
+        consistent_rms=0.2,
+        muon_weight_dimension_numbers=_matrices,
+    )
+    return optax.chain(*clip, muon)
+
+
+def _rate(config: OptimConfig, peak: float) -> optax.ScalarOrSchedule:
+    warmup, decay = config.warmup_steps, config.decay_steps
+    if decay:
+        return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, decay, peak / 100)
+    return optax.linear_schedule(0.0, peak, warmup) if warmup else peak
+
+
+ENDS = ("conv_in", "conv_out", "conv0", "output")
+"""Layers of the networks at the image, which Muon leaves to Adam."""
+
+
+def _matrices(params: Any) -> Any:
+    """For each parameter how Muon sees it as a matrix, from inputs to features; None for Adam."""
+
+    def form(path: Any, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+        names = [getattr(key, "key", "") for key in path]
+        if names[-1] != "kernel" or any(name in ENDS for name in names):
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), (leaf.ndim - 1,))
+
+    return jax.tree_util.tree_map_with_path(form, params)
 
 
 def new_state(setup: Setup) -> TrainState:
     """The state of the run before its first step."""
     key = checks.new_key(setup.config.seed)
-    return create_state(key, setup.model, setup.tx, (1, *setup.config.data.shape))
+    shape, averages = (1, *setup.config.data.shape), setup.config.optim.averages
+    return create_state(key, setup.model, setup.tx, shape, averages=averages)
 
 
 def abstract_state(setup: Setup) -> TrainState:

@@ -89,14 +89,26 @@ class DiffusionConfig:
     """Distance between prediction and target."""
     weighting: Literal["none", "min_snr", "p2"] = "none"
     """Weighting of the noise levels in the loss."""
+    precondition: Literal["none", "gaussian"] = "none"
+    """gaussian: the network learns what Gaussian images of the same spectrum lack (needs x0)."""
+    levels: Literal["uniform", "lognormal"] = "uniform"
+    """How often each noise level is trained: t uniform, or log(sigma / alpha) normal."""
+    levels_mean: float = -0.5
+    """Mean of log(sigma / alpha), from the images' own deviation if preconditioned (lognormal)."""
+    levels_std: float = 1.2
+    """Deviation of log(sigma / alpha) (lognormal)."""
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Adam, and the running average of the weights."""
+    """The optimizer, and the running average of the weights."""
 
+    name: Literal["adam", "muon"] = "adam"
+    """muon: Muon for the kernels between the first and the last layer, Adam for all else."""
     learning_rate: float = 2e-4
     """Learning rate after warm-up."""
+    muon_rate: float = 5e-3
+    """Learning rate of Muon's part; a matrix changes by 0.2 of it a step, per entry (muon)."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0."""
     decay_steps: int = 0
@@ -105,6 +117,8 @@ class OptimConfig:
     """Clip the gradient of the mean loss to this norm; 0: no clipping."""
     ema: float = 0.9999
     """Decay of the running average of the weights, after its warm-up."""
+    averages: bool = False
+    """Also keep averages from which sample and evaluate make one of any length (--ema LENGTH)."""
 
 
 @dataclass(frozen=True)
@@ -144,14 +158,14 @@ class Config:
     --train.checkpoint-every, --train.sample-every, --train.keep, --train.num-samples,
     --train.sample-steps; and the folder may have been moved (--workdir).
 
-    With --config demo it takes about 20 minutes on two cores; cars takes hours on a GPU, and
-    cars_unet days.
+    With --config demo it takes about 20 minutes on two cores, cars64 two to three hours; cars takes
+    hours on a GPU, and cars_unet days.
     """
 
     workdir: str = ""
     """Folder of the run."""
     config: str = "cars"
-    """Named configuration to start from: cars, cars_unet, cifar10, demo or tiny."""
+    """Start from cars, cars_unet, cifar10 (the papers'), cars64, cars_gpu, demo or tiny."""
     seed: int = 0
     """Seed of the weights, the noise and the order of images."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -161,12 +175,24 @@ class Config:
     train: LoopConfig = field(default_factory=LoopConfig)
 
 
+FROM_MOMENTS = DiffusionConfig(
+    schedule="cosine",
+    kind="x0",
+    precondition="gaussian",
+    levels="lognormal",
+    levels_mean=-0.6,
+    levels_std=1.4,
+)
+"""The set-up of the configurations that are this project's own: see docs/training.md."""
+
+
 def cars() -> Config:
     """The seed's experiment: SimpleUNet at 64x64, L1 loss, Adam 8e-5, batch 32, 250 epochs.
 
     python -m experiments.train --workdir runs/cars
 
-    With Stanford Cars 250 epochs are 125,000 steps: hours on a GPU, not meant for a CPU.
+    With Stanford Cars 250 epochs are 125,000 steps: hours on a GPU, not meant for a CPU. Trained
+    for less, an eps-network's samples drift in colour; cars64 and cars_gpu do not.
     """
     return Config(
         config="cars",
@@ -182,7 +208,8 @@ def cars_unet() -> Config:
 
     python -m experiments.train --workdir runs/cars_unet --config cars_unet
 
-    500,000 steps as in the paper: days on one GPU.
+    500,000 steps as in the paper: days on one GPU. Trained for less, its samples drift in colour:
+    its error at high noise is multiplied by sigma / alpha. cars64 and cars_gpu are for less.
     """
     return Config(
         config="cars_unet",
@@ -197,7 +224,8 @@ def cifar10() -> Config:
 
     python -m experiments.train --workdir runs/cifar10 --config cifar10
 
-    The paper reports FID 4.04 after 800,000 steps (T = 1000, eta = 0, S = 1000).
+    The paper reports FID 4.04 after 800,000 steps (T = 1000, eta = 0, S = 1000). Trained for much
+    less, its samples drift in colour, as those of cars_unet.
     """
     return Config(
         config="cifar10",
@@ -216,13 +244,64 @@ def demo() -> Config:
         config="demo",
         data=DataConfig(source="rendered", image_size=32),
         model=ModelConfig(
-            channels=64, multipliers=(1, 2, 2), num_blocks=1, attention=(8,), dropout=0.0, patch=2
+            channels=32, multipliers=(1, 2, 2), num_blocks=1, attention=(8,), dropout=0.0
         ),
-        diffusion=DiffusionConfig(schedule="cosine", kind="v"),
-        optim=OptimConfig(learning_rate=1e-3, warmup_steps=100, decay_steps=1800, ema=0.999),
+        diffusion=FROM_MOMENTS,
+        optim=OptimConfig(
+            name="muon",
+            learning_rate=1e-3,
+            warmup_steps=100,
+            decay_steps=1600,
+            ema=0.99,
+            averages=True,
+        ),
         train=LoopConfig(
-            steps=1800, batch_size=32, checkpoint_every=600, sample_every=600, num_samples=64
+            steps=1600, batch_size=32, checkpoint_every=800, sample_every=800, num_samples=64
         ),
+    )
+
+
+def cars64() -> Config:
+    """Two to three hours on two processor cores: a UNet at 64x64, for rendered cars or a folder.
+
+    python -m experiments.train --workdir runs/cars64 --config cars64
+    For pictures of your own add --data.source folder --data.path DIR.
+    """
+    return Config(
+        config="cars64",
+        model=ModelConfig(
+            channels=32, multipliers=(1, 2, 2, 4), num_blocks=1, attention=(8,), dropout=0.0
+        ),
+        diffusion=FROM_MOMENTS,
+        optim=OptimConfig(
+            name="muon",
+            learning_rate=1e-3,
+            warmup_steps=100,
+            decay_steps=8000,
+            ema=0.998,
+            averages=True,
+        ),
+        train=LoopConfig(
+            steps=8000, batch_size=16, checkpoint_every=1000, sample_every=1000, num_samples=64
+        ),
+    )
+
+
+def cars_gpu() -> Config:
+    """An afternoon on one GPU: a UNet of the cifar10 configuration's size at 64x64, in bfloat16.
+
+    python -m experiments.train --workdir runs/cars_gpu --config cars_gpu
+
+    Not trained to its end yet: its parts were, on processors.
+    """
+    return Config(
+        config="cars_gpu",
+        model=ModelConfig(dtype="bfloat16"),
+        diffusion=FROM_MOMENTS,
+        optim=OptimConfig(
+            learning_rate=4e-4, warmup_steps=500, decay_steps=100_000, ema=0.9995, averages=True
+        ),
+        train=LoopConfig(steps=100_000, checkpoint_every=5000, sample_every=5000, num_samples=64),
     )
 
 
@@ -245,7 +324,9 @@ def tiny() -> Config:
     )
 
 
-PRESETS = {preset.__name__: preset for preset in (cars, cars_unet, cifar10, demo, tiny)}
+PRESETS = {
+    preset.__name__: preset for preset in (cars, cars_unet, cifar10, cars64, cars_gpu, demo, tiny)
+}
 
 MAY_DIFFER = {
     "workdir",
@@ -264,5 +345,15 @@ MAY_DIFFER = {
 }
 
 
-LATER = {"data.channels", "train.init_from"}
+LATER = {
+    "data.channels",
+    "diffusion.levels",
+    "diffusion.levels_mean",
+    "diffusion.levels_std",
+    "diffusion.precondition",
+    "optim.averages",
+    "optim.muon_rate",
+    "optim.name",
+    "train.init_from",
+}
 """Fields that older records lack; their defaults are what those runs did."""

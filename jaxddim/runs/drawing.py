@@ -13,7 +13,7 @@ from jaxddim import checks
 from jaxddim.cpu.runtime import compiled
 from jaxddim.grids import timesteps
 from jaxddim.runs.errors import RunError, run_errors
-from jaxddim.runs.trained import Trained
+from jaxddim.runs.trained import Clip, Trained
 from jaxddim.sampling.loop import sample
 from jaxddim.sampling.steps import ddim_step, ddpm_step
 
@@ -49,6 +49,10 @@ class DrawConfig:
     """Checkpoint: latest, best or a step."""
     weights: Literal["ema", "raw"] = "ema"
     """ema: averaged weights; raw: last weights."""
+    ema: float | None = None
+    """Length of the average of the weights, as a share of the training, for runs that keep them."""
+    clip: Clip = "rederive"
+    """x_0 clipped with eps derived anew, or with the network's eps; thresholded; or as it is."""
 
 
 def sampler(config: DrawConfig, run: Trained, chunk: int) -> Callable[[int], jax.Array]:

@@ -106,7 +106,9 @@ def _size(name: str, value: Any) -> ImageSize:
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _RANGES = {
     "model.dropout": (0, 1),
+    "diffusion.levels_std": (0, math.inf),
     "optim.learning_rate": (0, math.inf),
+    "optim.muon_rate": (0, math.inf),
     "optim.warmup_steps": (0, math.inf),
     "optim.decay_steps": (0, math.inf),
     "optim.clip": (0, math.inf),

@@ -1,14 +1,20 @@
 """A run's network with its weights."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from jaxddim.predictions import as_denoiser
-from jaxddim.runs import checkpoints, record
-from jaxddim.runs.build import abstract_state, build
+import jax
+import jax.numpy as jnp
+
+from jaxddim.predictions import as_denoiser, threshold
+from jaxddim.runs import averages, checkpoints, moments, record
+from jaxddim.runs.build import abstract_state, around, build
 from jaxddim.runs.config import Config
+from jaxddim.runs.errors import RunError
 from jaxddim.schedules import Schedule
 from jaxddim.training.state import variables
-from jaxddim.types import DenoiseFn
+from jaxddim.types import DenoiseFn, Prediction
+
+Clip = Literal["rederive", "keep", "dynamic", "none"]
 
 
 class Trained(NamedTuple):
@@ -20,6 +26,7 @@ class Trained(NamedTuple):
       schedule: the noise schedule it was trained with.
       variables: parameters and statistics for the network's ``apply``.
       step: step of the checkpoint.
+      clip: what sampling does to x_0: see `restore`.
     """
 
     config: Config
@@ -27,29 +34,59 @@ class Trained(NamedTuple):
     schedule: Schedule
     variables: Any
     step: int
+    clip: Clip = "rederive"
 
     def denoiser(self, variables: Any, *, clip_x0: bool = True) -> DenoiseFn:
-        """``denoise_fn(x, t)`` with these variables, which may be traced."""
-        return as_denoiser(
-            self.schedule,
+        """``denoise_fn(x, t)`` with these variables, which may be traced.
+
+        Without clip_x0, x_0 is what the network says; else it is treated as `clip` says.
+        """
+        clip = self.clip if clip_x0 else "none"
+        schedule = self.schedule
+        plain = as_denoiser(
+            schedule,
             lambda x, index: self.model.apply(variables, x, index),
             kind=self.config.diffusion.kind,
-            clip_x0=clip_x0,
+            clip_x0=clip == "rederive",
         )
 
+        def clipped(x: jax.Array, t: jax.Array) -> Prediction:
+            pair = plain(x, t)
+            if clip == "dynamic":
+                return threshold(schedule, x, pair, t)
+            return Prediction(jnp.clip(pair.x0, -1.0, 1.0), pair.eps)
 
-def restore(workdir: str, checkpoint: str = "latest", weights: str = "ema") -> Trained:
+        return clipped if clip in ("dynamic", "keep") else plain
+
+
+def restore(
+    workdir: str,
+    checkpoint: str = "latest",
+    weights: str = "ema",
+    clip: Clip = "rederive",
+    ema: float | None = None,
+) -> Trained:
     """Restores a run's network from a checkpoint.
 
     Args:
       workdir: folder of the run.
       checkpoint: "latest", "best" or a step.
       weights: "ema" or "raw".
+      clip: what sampling does to the network's x_0: "rederive" clips it to [-1, 1] and derives eps
+        from it anew, "keep" clips it and keeps the network's eps, as diffusers does, "dynamic"
+        thresholds each image at a quantile of its own (`threshold`), "none" is the papers'.
+      ema: length of another average of the parameters, as a share of the training, in place of
+        that of `weights`; for runs with --optim.averages.
     Raises:
-      RunError: when there is no run, or no such checkpoint.
+      RunError: when there is no run, no such checkpoint, or no average of this length.
     """
     setup = build(record.load(workdir))
-    state = checkpoints.restore(checkpoints.manager(workdir), abstract_state(setup), checkpoint)
-    return Trained(
-        setup.config, setup.model, setup.schedule, variables(state, weights), int(state.step)
-    )
+    setup = around(setup, moments.read(workdir, setup.config))
+    abstract = abstract_state(setup)
+    state = checkpoints.restore(checkpoints.manager(workdir), abstract, checkpoint)
+    found, step = variables(state, weights), int(state.step)
+    if ema is not None:
+        if weights != "ema":
+            raise RunError(f"--ema {ema:g} names an average: leave out --weights {weights}")
+        found |= {"params": averages.params(workdir, ema, step, abstract)}
+    return Trained(setup.config, setup.model, setup.schedule, found, step, clip)

@@ -9,6 +9,7 @@ import optax
 
 from jaxddim import checks
 from jaxddim.training import initial
+from jaxddim.training.averages import LENGTHS
 
 EMA = "ema_"
 """How the name of a collection's running average begins."""
@@ -24,6 +25,7 @@ class TrainState(NamedTuple):
         average ("ema_batch_stats"); empty for networks that have none.
       ema_params: running average of params.
       opt_state: the optimizer's state.
+      averages: the two averages of `create_state(averages=True)`; else empty.
     """
 
     step: jax.Array
@@ -31,10 +33,16 @@ class TrainState(NamedTuple):
     model_state: Any
     ema_params: Any
     opt_state: Any
+    averages: Any = ()
 
 
 def create_state(
-    key: jax.Array, model: Any, tx: optax.GradientTransformation, sample_shape: tuple[int, ...]
+    key: jax.Array,
+    model: Any,
+    tx: optax.GradientTransformation,
+    sample_shape: tuple[int, ...],
+    *,
+    averages: bool = False,
 ) -> TrainState:
     """A state before the first step.
 
@@ -48,6 +56,8 @@ def create_state(
         them apart: the network is asked first with a 1 in front of a shape of odd length that does
         not begin with 1, as [d] and [h, w, c], and with any other shape as it is; if it does not
         take that, it is asked with the other.
+      averages: keep two more averages of the parameters, from which one of any length can be made
+        after training: see `jaxddim.training.averages`.
     Returns:
       A TrainState at step 0.
     Raises:
@@ -86,6 +96,7 @@ def create_state(
             model_state=variables | {EMA + k: v for k, v in variables.items()},
             ema_params=params,
             opt_state=tx.init(params),
+            averages=(params,) * len(LENGTHS) if averages else (),
         )
 
     return jax.jit(create)(key)

@@ -20,12 +20,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.typing import ArrayLike
 
 from jaxddim import checks
 from jaxddim.forward import q_sample
 from jaxddim.numerics import images, number
 from jaxddim.predictions import Kind, check_kind
 from jaxddim.schedules import Schedule
+from jaxddim.training import averages, levels
 from jaxddim.training.losses import Norm, Weighting, diffusion_loss
 from jaxddim.training.state import EMA, TrainState, check_optimizer
 
@@ -45,6 +47,7 @@ def train_step(
     kind: Kind = "eps",
     norm: Norm = "l2",
     weighting: Weighting | None = None,
+    times: ArrayLike | None = None,
     accumulate: int = 1,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -65,6 +68,7 @@ def train_step(
       kind: what the network predicts.
       norm: "l1", "l2" or "huber".
       weighting: None, or a function of log_snr.
+      times: probabilities of t = 1..T, [T], as `lognormal` returns; None for equal ones.
       accumulate: number of parts that the batch is split into; their gradients are averaged.
       axis_name: the axis of a surrounding pmap or vmap over which gradients are averaged.
     Returns:
@@ -72,8 +76,8 @@ def train_step(
     Raises:
       ValueError: for an unknown kind or norm, an eps-network on a schedule with zero terminal
         SNR, an ema outside [0, 1), images that hold integers, a batch that does not divide into
-        accumulate parts, an apply_fn of another form, or an output that does not have the shape of
-        the images.
+        accumulate parts, times that are no probabilities of 1..T, an apply_fn of another form, or
+        an output that does not have the shape of the images.
     Source: arXiv 2006.11239, algorithm 1.
     Example:
       >>> import jaxddim, jaxddim.models
@@ -103,7 +107,11 @@ def train_step(
     if axis_name is not None:
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
     t_key, eps_key, dropout_key = jax.random.split(key, 3)
-    t = jax.random.randint(t_key, x0.shape[:1], 1, schedule.num_steps + 1, jnp.int32)
+    if times is None:
+        t = jax.random.randint(t_key, x0.shape[:1], 1, schedule.num_steps + 1, jnp.int32)
+    else:
+        levels.check(times, schedule.num_steps)
+        t = levels.draw(t_key, times, len(x0))
     eps = jax.random.normal(eps_key, x0.shape, jnp.float32)
 
     def loss_fn(params, stats, x0, t, eps, labels, dropout_key):
@@ -163,6 +171,7 @@ def train_step(
         model_state=stats | averaged,
         ema_params=average(state.ema_params, params),
         opt_state=opt_state,
+        averages=averages.updated(state.averages, params, state.step + 1),
     )
     return state, {"loss": loss, "grad_norm": _norm(grads)}
 

@@ -55,6 +55,7 @@ def make(tmp_path):
             data=DataConfig(image_size=SIZE),
         )
         run = SimpleNamespace(
+            clip="rederive",
             config=config,
             schedule=schedule,
             variables={"w": np.float32(weights)},

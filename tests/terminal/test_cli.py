@@ -92,7 +92,10 @@ TRAIN = {
     "--qqq 1": ("unknown flag --qqq (--help",),
     "extra": ("unexpected argument 'extra'",),
     "--config tinny": ("unknown configuration 'tinny'", "did you mean tiny?"),
-    "--config=zzz": ("unknown configuration 'zzz'", "cars, cars_unet, cifar10, demo, tiny"),
+    "--config=zzz": (
+        "unknown configuration 'zzz'",
+        "cars, cars_unet, cifar10, cars64, cars_gpu, demo, tiny",
+    ),
     "--config": ("--config",),
     "--seed one": ("--seed", "'one'"),
     "--seed": ("Missing value for argument '--seed'",),

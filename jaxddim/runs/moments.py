@@ -1,0 +1,60 @@
+"""moments.npz of a run: the moments of its images, around which its network was trained."""
+
+import contextlib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from jaxddim.ideal import Moments
+from jaxddim.runs.config import Config
+from jaxddim.runs.errors import RunError
+
+NAME = "moments.npz"
+
+
+def write(workdir: str, moments: Moments) -> None:
+    """Writes the moments of a run's training images.
+
+    Raises:
+      RunError: when the folder cannot be written to.
+    """
+    path = Path(workdir) / NAME
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            np.savez(file, **moments._asdict())
+        part.replace(path)
+    except OSError as error:
+        raise RunError(
+            f"--workdir {workdir} cannot be written to ({error.strerror}): name another"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def read(workdir: str, config: Config) -> Moments | None:
+    """The moments of a run; None for a run without --diffusion.precondition.
+
+    Raises:
+      RunError: when they are missing, damaged, or of images of another shape.
+    """
+    if config.diffusion.precondition == "none":
+        return None
+    path = Path(workdir) / NAME
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            found = Moments(*(arrays[name] for name in Moments._fields))
+        shape, channels = config.data.shape, config.data.channels
+        if [a.shape for a in found] != [shape, (channels, channels), shape]:
+            raise ValueError(f"of images {found.mean.shape}, the run's are {shape}")
+        if not all(np.isfinite(a).all() for a in found) or not (found.variance > 0).all():
+            raise ValueError("not finite, or without variance")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise RunError(
+            f"{path} cannot be read ({error}), and the network was trained around these moments: "
+            "restore the file"
+        ) from None
+    return found
