@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxddim import checks
 from jaxddim.numerics import images, number, whole_number
@@ -77,9 +77,13 @@ def exact_denoiser(
     block = whole_number(block, "block")
     if not np.ndim(data) or not len(data):  # type: ignore[arg-type]
         raise ValueError(f"data must be points [n, *d], got {checks.described(data)}")
-    (points,) = images(jnp.result_type(data), data=data)
+    (points,) = images(_narrower(jnp.result_type(data), schedule.dtype), data=data)
     n, shape = len(points), points.shape[1:]
-    logits = jnp.zeros(n, schedule.dtype) if weights is None else _log_weights(weights, n)
+    logits = (
+        jnp.zeros(n, schedule.dtype)
+        if weights is None
+        else _log_weights(weights, n, schedule.dtype)
+    )
     block = min(block, n)
     padding = -n % block
     center = jnp.mean(points, 0, dtype=schedule.dtype)
@@ -120,14 +124,20 @@ def exact_denoiser(
     return denoise_fn
 
 
-def _log_weights(weights: ArrayLike, n: int) -> jax.Array:
+def _narrower(given: DTypeLike, most: DTypeLike) -> DTypeLike:
+    """The given type, for floats at most as wide as `most`; for integers too, which are refused."""
+    wide = jnp.issubdtype(given, jnp.floating) and jnp.finfo(given).bits > jnp.finfo(most).bits
+    return most if wide else given
+
+
+def _log_weights(weights: ArrayLike, n: int, dtype: DTypeLike) -> jax.Array:
     known = checks.concrete(weights)
     if np.shape(weights) != (n,) or (known is not None and not np.all(known > 0)):
         raise ValueError(
             f"weights must be {n} positive numbers, one for each point, got "
             f"{checks.described(weights)}"
         )
-    return jnp.log(jnp.asarray(weights))
+    return jnp.log(jnp.asarray(weights, dtype))
 
 
 class Moments(NamedTuple):

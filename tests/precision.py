@@ -49,7 +49,9 @@ def integrated(**options: Any) -> Any:
     return jaxddim.integrate(KEY, DENOISE, SCHEDULE, jnp.asarray(np.asarray(GRID)), x(), **options)
 
 
-def training(model: Any, shape: tuple[int, ...], accumulate: int, labels: bool) -> Any:
+def training(
+    model: Any, shape: tuple[int, ...], accumulate: int, labels: bool, times: Any = None
+) -> Any:
     """A new state, a step and its batch."""
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.linear_schedule(0, 1e-3, 9)))
     state = jaxddim.create_state(KEY, model, tx, shape[1:])
@@ -62,14 +64,15 @@ def training(model: Any, shape: tuple[int, ...], accumulate: int, labels: bool) 
         ema=np.float64(0.9),
         weighting=jaxddim.min_snr(),
         accumulate=accumulate,
+        times=times,
     )
     images = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, shape))
     return state, step, {"image": images} | ({"label": jnp.arange(len(images))} if labels else {})
 
 
-def trained(model: Any, shape: tuple[int, ...], accumulate: int = 1, labels: bool = False) -> Any:
+def trained(model: Any, shape: tuple[int, ...], accumulate: int = 1, times: Any = None) -> Any:
     """The state and the metrics after three steps."""
-    state, step, batch = training(model, shape, accumulate, labels)
+    state, step, batch = training(model, shape, accumulate, False, times)
     step = jaxddim.jit_step(step)
     for _ in range(3):
         state, metrics = step(state, batch)
@@ -102,6 +105,7 @@ def rolled() -> Any:
     return roll.make_train_step(KEY, 2, 16, tx, 0.9)(state)
 
 
+MOMENTS = jaxddim.moments(np.random.default_rng(2).uniform(-1, 1, (9, 4, 4, 2)))
 HOT, TOKENS, LOGITS = np.eye(5)[[[0, 1], [2, 3], [4, 0]]], np.ones((3, 2), int), np.ones((3, 2, 5))
 
 CASES: dict[str, Callable[[], Any]] = {
@@ -121,6 +125,17 @@ CASES: dict[str, Callable[[], Any]] = {
     "integrate with noise": lambda: integrated(step=functools.partial(jaxddim.ddim_step, eta=0.5)),
     "corrector": lambda: integrated(step=jaxddim.corrector(jaxddim.ddpm_step, 1, 0.2)),
     "sample": lambda: jaxddim.sample(KEY, DENOISE, SCHEDULE, GRID, (3, 4, 4, 2), first_index=5),
+    "exact_denoiser": lambda: jaxddim.exact_denoiser(
+        SCHEDULE, x(1), std=np.float64(0.1), weights=jnp.asarray(np.arange(1.0, 4.0)), block=2
+    )(x(), T),
+    "gaussian_x0": lambda: jaxddim.gaussian_x0(SCHEDULE, MOMENTS, x(), T),
+    "gaussian_error": lambda: jaxddim.gaussian_error(MOMENTS, SCHEDULE.log_snr_at(T)),
+    "lognormal": lambda: jaxddim.lognormal(SCHEDULE, mean=np.float64(-0.5), std=1.0),
+    "preconditioned": lambda: jaxddim.preconditioned(
+        jaxddim.own_network(lambda key: ({}, {}), lambda p, s, x, index, key: (jnp.sin(x), s)),
+        SCHEDULE,
+        MOMENTS,
+    ).apply({"params": {}, "batch_stats": {}}, x(), jnp.asarray(T) - 1),
     "encode": lambda: jaxddim.encode(DENOISE, SCHEDULE, GRID, x(), refine=1),
     "decode": lambda: jaxddim.decode(DENOISE, SCHEDULE, GRID, x()),
     "slerp": lambda: jaxddim.slerp(x(0), x(1), np.linspace(0, 1, 3)),
@@ -150,6 +165,9 @@ CASES: dict[str, Callable[[], Any]] = {
     ),
     "discrete.sample": discrete_sample,
     "train_step": lambda: trained(MLP(features=(8,), time_dim=8), (6, 2)),
+    "train_step at drawn levels": lambda: trained(
+        MLP(features=(8,), time_dim=8), (6, 2), times=np.linspace(0, 1, 20)
+    ),
     "train_step in parts": lambda: trained(MLP(features=(8,), time_dim=8), (6, 2), 2),
     "train_step of SimpleUNet": lambda: typed(
         SimpleUNet(channels=(4, 4), time_dim=8), (2, 4, 4, 3), 2

@@ -251,12 +251,12 @@ def demo() -> Config:
             name="muon",
             learning_rate=1e-3,
             warmup_steps=100,
-            decay_steps=1600,
+            decay_steps=1300,
             ema=0.99,
             averages=True,
         ),
         train=LoopConfig(
-            steps=1600, batch_size=32, checkpoint_every=800, sample_every=800, num_samples=64
+            steps=1300, batch_size=32, checkpoint_every=650, sample_every=650, num_samples=64
         ),
     )
 

@@ -69,7 +69,7 @@ def draw(key: jax.Array, probabilities: ArrayLike, count: int) -> jax.Array:
     """
     first, second = jax.random.split(key)
     share = jnp.cumsum(jnp.asarray(probabilities, jnp.float32))
-    u = (jnp.arange(count) + jax.random.uniform(first)) / count
+    u = (jnp.arange(count) + jax.random.uniform(first, dtype=jnp.float32)) / jnp.float32(count)
     t = 1 + jnp.searchsorted(share, u * share[-1], side="right", method="compare_all")
     return jax.random.permutation(second, jnp.minimum(t, share.size).astype(jnp.int32))
 
