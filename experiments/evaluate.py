@@ -319,7 +319,7 @@ def describe(
     }
 
 
-DRAWING = ("--steps", "--method", "--eta", "--variance", "--spacing", "--clip")
+DRAWING = ("--steps", "--method", "--eta", "--variance", "--spacing")
 EXCLUSIVE = [("--samples", flag) for flag in DRAWING]
 
 if __name__ == "__main__":

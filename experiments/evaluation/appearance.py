@@ -56,7 +56,7 @@ def measure(images: np.ndarray) -> Appearance:
     Example:
       >>> grey = np.full((2, 8, 8, 3), 128, np.uint8)
       >>> found = measure(grey)
-      >>> found.brightness, found.beyond, found.power.max() < 1e-20
+      >>> found.brightness, found.beyond, bool(found.power.max() < 1e-20)
       (0.0, 0.0, True)
     """
     means, beyond, power = [], 0, np.zeros(images.shape[1:3])

@@ -79,7 +79,7 @@ def coefficients(steps: Sequence[int], length: float, step: int) -> np.ndarray:
     Raises:
       ValueError: for no steps, a step above, or an impossible length.
     Example:
-      >>> coefficients([500, 1000], 0.05, 1000).round(6).tolist()
+      >>> np.abs(coefficients([500, 1000], 0.05, 1000).round(6)).tolist()
       [[0.0, 0.0], [1.0, 0.0]]
     """
     if not len(steps) or max(steps) > step or min(steps) < 1:

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxddim.ideal import Moments, gaussian_error, gaussian_x0
+from jaxddim.numerics import images
 from jaxddim.schedules import Schedule
 from jaxddim.training.losses import CLEAN, Weighting
 from jaxddim.training.networks import OwnNetwork
@@ -48,13 +49,14 @@ def preconditioned(network: Any, schedule: Schedule, of: Moments) -> OwnNetwork:
     s = of.std
 
     def apply(variables: Any, x: jax.Array, index: jax.Array, **options: Any) -> Any:
+        (x,) = images(schedule.dtype, x=x)
         t = index + 1
         alpha, sigma = schedule.scales(t, x.ndim)
         r = jnp.sqrt((alpha * s) ** 2 + sigma**2)
         found = network.apply(variables, (x - alpha * of.mean) / r, index, **options)
         output, updates = found if options.get("mutable") else (found, None)
         c = jnp.sqrt(gaussian_error(of, jnp.minimum(schedule.log_snr_at(t, x.ndim), CLEAN)))
-        x0 = gaussian_x0(schedule, of, x, t) + c * output
+        x0 = gaussian_x0(schedule, of, x, t) + c * output.astype(x.dtype)
         return x0 if updates is None else (x0, updates)
 
     return OwnNetwork(network.init, apply)
