@@ -105,10 +105,7 @@ def build_schedule(config: DiffusionConfig) -> Schedule:
     if config.num_steps < 1:
         raise RunError(f"--diffusion.num-steps must be at least 1, got {config.num_steps}")
     with run_errors(f"--diffusion.schedule {config.schedule}"):
-        if config.schedule == "cosine2":
-            schedule = schedules.cosine(config.num_steps, power=2.0)
-        else:
-            schedule = getattr(schedules, config.schedule)(config.num_steps)
+        schedule = getattr(schedules, config.schedule)(config.num_steps)
     if config.precondition != "none":
         wanted = {"kind": "x0", "norm": "l2", "weighting": "none"}
         for name, value in wanted.items():

@@ -76,9 +76,9 @@ class DiffusionConfig:
     """The noise schedule and the loss."""
 
     schedule: Literal[
-        "linear", "scaled_linear", "quadratic", "const", "jsd", "sigmoid", "cosine", "cosine2"
+        "linear", "scaled_linear", "quadratic", "const", "jsd", "sigmoid", "cosine"
     ] = "linear"
-    """Noise schedule; cosine2 is cosine over (t / T)^2, for grids that are fine at low noise."""
+    """Noise schedule."""
     num_steps: int = 1000
     """T, the number of noise levels."""
     zero_terminal_snr: bool = False

@@ -215,31 +215,3 @@ def test_awkward_numbers_of_steps_are_exact():
 def test_impossible_grids_are_errors(num_train, num_sample, options):
     with pytest.raises(ValueError):
         jaxddim.timesteps(num_train, num_sample, **options)
-
-
-@pytest.mark.parametrize("power", [1.0, 1.5, 2.0])
-def test_cosine_over_a_power_of_time_visits_the_same_levels_at_other_times(power):
-    """Between its ends, where max_beta and rounding decide."""
-    plain, warped = jaxddim.cosine(1000), jaxddim.cosine(1000, power=power)
-    t = np.array([300, 500, 800, 900])
-    expected = np.interp(1000 * (t / 1000) ** power, np.arange(1001), np.asarray(plain.alpha_bar))
-    np.testing.assert_allclose(np.asarray(warped.alpha_bar)[t], expected, atol=1e-5)
-
-
-@pytest.mark.parametrize(("power", "left"), [(1.0, 0.746), (2.0, 0.919)])
-def test_a_power_of_two_lets_fine_detail_survive_large_steps(power, left):
-    """DDIM on Gaussian data is linear: what is left of a variance of 0.01, by the recursion."""
-    schedule, s = jaxddim.cosine(1000, power=power), 0.1
-    grid = jaxddim.timesteps(1000, 50)
-
-    def denoise_fn(x, t):
-        alpha, sigma = schedule.scales(t)
-        return jaxddim.from_x0(schedule, x, alpha * s**2 / (alpha**2 * s**2 + sigma**2) * x, t)
-
-    x = jaxddim.decode(denoise_fn, schedule, grid, jnp.ones((1, 1)))
-    assert float(x[0, 0] / s) ** 2 == pytest.approx(left, abs=2e-3)
-
-
-def test_a_power_must_be_positive():
-    with pytest.raises(ValueError, match="power must be positive"):
-        jaxddim.cosine(10, power=0.0)
