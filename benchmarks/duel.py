@@ -1,4 +1,4 @@
-"""python -m benchmarks.duel --path DIR --workdir DIR [--minutes 60] [--config cars32]
+"""python -m benchmarks.duel --path DIR --workdir DIR [--minutes 60] [--config cars64]
 
 For as many minutes by the clock on the same machine and images: this project's trainer against
 diffusers' own example of unconditional training. They train by turns, so that both see the same
@@ -48,7 +48,7 @@ class DuelConfig:
     """Minutes of a turn."""
     trial: float = 1.0
     """Minutes of the trial that tells how many steps fit."""
-    config: str = "cars32"
+    config: str = "cars64"
     """This project's configuration."""
     image_size: int = 32
     """Side of the images in pixels."""
