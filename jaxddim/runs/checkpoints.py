@@ -1,7 +1,7 @@
 """Checkpoints of a run: the latest few and the one with the best validation loss (Orbax)."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -10,6 +10,20 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from jaxddim.runs.errors import RunError
 from jaxddim.training.state import TrainState
+
+
+class _Plain(NamedTuple):
+    """A state without averages as it is stored: the fields of every checkpoint so far."""
+
+    step: Any
+    params: Any
+    model_state: Any
+    ema_params: Any
+    opt_state: Any
+
+
+def _stored(state: TrainState) -> Any:
+    return state if state.averages else _Plain(*state[: len(_Plain._fields)])
 
 
 def _loss(metrics: Any) -> float:
@@ -49,7 +63,7 @@ def save(checkpoints: ocp.CheckpointManager, state: TrainState, loss: float | No
     verbosity = logging.get_verbosity()
     if metrics is None:
         logging.set_verbosity(logging.ERROR)  # else Orbax warns that there are no metrics
-    checkpoints.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+    checkpoints.save(step, args=ocp.args.StandardSave(_stored(state)), metrics=metrics)
     logging.set_verbosity(verbosity)
 
 
@@ -93,8 +107,8 @@ def restore(
             f"describes (the shape of {name} is {saved.get(name)} in the one, {wanted.get(name)} "
             "in the other): restore either file"
         )
-    restored: Any = checkpoints.restore(step, args=ocp.args.StandardRestore(abstract))
-    return restored
+    restored: Any = checkpoints.restore(step, args=ocp.args.StandardRestore(_stored(abstract)))
+    return TrainState(*restored)
 
 
 def _saved_shapes(checkpoints: ocp.CheckpointManager, step: int | None) -> dict[str, Any] | None:

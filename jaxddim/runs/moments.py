@@ -1,12 +1,13 @@
 """moments.npz of a run: the moments of its images, around which its network was trained."""
 
-import contextlib
+import io
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from jaxddim.ideal import Moments
+from jaxddim.runs import record
 from jaxddim.runs.config import Config
 from jaxddim.runs.errors import RunError
 
@@ -19,20 +20,9 @@ def write(workdir: str, moments: Moments) -> None:
     Raises:
       RunError: when the folder cannot be written to.
     """
-    path = Path(workdir) / NAME
-    part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            np.savez(file, **moments._asdict())
-        part.replace(path)
-    except OSError as error:
-        raise RunError(
-            f"--workdir {workdir} cannot be written to ({error.strerror}): name another"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    content = io.BytesIO()
+    np.savez(content, **moments._asdict())
+    record.replace(workdir, NAME, content.getvalue())
 
 
 def read(workdir: str, config: Config) -> Moments | None:

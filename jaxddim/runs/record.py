@@ -96,7 +96,8 @@ def write(workdir: str, record: dict[str, Any]) -> None:
       RunError: when the folder cannot be created or written to.
     """
     record = record | {"versions": versions(), "backend": jax.default_backend()}
-    _replace(workdir, "config.json", json.dumps(finite(record), indent=2, allow_nan=False))
+    text = json.dumps(finite(record), indent=2, allow_nan=False) + "\n"
+    replace(workdir, "config.json", text.encode())
 
 
 def write_names(workdir: str, names: Sequence[str]) -> None:
@@ -105,7 +106,8 @@ def write_names(workdir: str, names: Sequence[str]) -> None:
     Raises:
       RunError: when the folder cannot be created or written to.
     """
-    _replace(workdir, "images.json", json.dumps({"files": list(names)}, indent=0))
+    text = json.dumps({"files": list(names)}, indent=0) + "\n"
+    replace(workdir, "images.json", text.encode())
 
 
 def read_names(workdir: str) -> tuple[str, ...]:
@@ -129,13 +131,17 @@ def read_names(workdir: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _replace(workdir: str, name: str, text: str) -> None:
-    """Writes a file of the run atomically."""
+def replace(workdir: str, name: str, content: bytes) -> None:
+    """Writes a file of the run atomically.
+
+    Raises:
+      RunError: when the folder cannot be created or written to.
+    """
     path = Path(workdir) / name
     part = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text + "\n")
+        part.write_bytes(content)
         part.replace(path)
     except OSError as error:
         raise RunError(

@@ -1,8 +1,12 @@
 """Checkpoints: which are kept, which are found, and that they are restored bit for bit."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from jaxddim import TrainState
@@ -97,3 +101,14 @@ def test_a_folder_without_checkpoints_is_an_error_that_says_what_to_do(tmp_path,
         pytest.raises(RunError, match="no checkpoint: train"),
     ):
         checkpoints.restore(store, abstract)
+
+
+def test_a_checkpoint_of_before_there_were_averages_is_restored(tmp_path):
+    """As an older version saved it: a tuple of the first five fields."""
+    older = collections.namedtuple("TrainState", TrainState._fields[:5])
+    new = state(7)
+    store = checkpoints.manager(tmp_path)
+    store.save(7, args=ocp.args.StandardSave(older(*new[:5])))
+    found = checkpoints.restore(store, jax.eval_shape(lambda: new))
+    assert isinstance(found, TrainState) and found.averages == ()
+    jax.tree.map(np.testing.assert_array_equal, found, new)
