@@ -21,8 +21,8 @@ REPOSITORY = Path(__file__).parent.parent
 DRAW = """
 import sys
 from experiments import data
-from jaxddim.runs import config as configs
-data.load(configs.PRESETS[sys.argv[1]]().data)
+from jaxddim.runs.presets import PRESETS
+data.load(PRESETS[sys.argv[1]]().data)
 """
 
 
@@ -83,7 +83,7 @@ def _time_compilation(config: str) -> None:
 
     import jaxddim
     from jaxddim.runs.build import abstract_state, build
-    from jaxddim.runs.config import PRESETS
+    from jaxddim.runs.presets import PRESETS
 
     jaxddim.keep_memory()
     setup = build(PRESETS[config]())

@@ -24,8 +24,9 @@ from experiments.trainer.starts import Start
 from jaxddim import TrainState
 from jaxddim.runs import checkpoints, moments, record
 from jaxddim.runs.build import abstract_state, around, build
-from jaxddim.runs.config import PRESETS, Config
+from jaxddim.runs.config import Config
 from jaxddim.runs.flat import flatten
+from jaxddim.runs.presets import PRESETS
 from jaxddim.training import AXIS
 
 

@@ -248,8 +248,8 @@ def test_weights_of_another_schedule_are_told(run, root, tmp_path):
 def test_short_epochs_do_not_make_a_picture_at_every_step(images, batch, steps):
     from experiments.trainer.loop import Loop
     from jaxddim.runs.build import build
-    from jaxddim.runs.config import PRESETS
     from jaxddim.runs.flat import flatten, from_flat
+    from jaxddim.runs.presets import PRESETS
 
     config = from_flat(flatten(PRESETS["tiny"]()) | {"train.batch_size": batch})
     loop = Loop(build(config), 60, images, *[None] * 7)  # pyrefly: ignore[bad-argument-type]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from experiments.evaluate import EvaluateConfig
 from jaxddim.runs import trained as trained_runs
-from jaxddim.runs.config import PRESETS
+from jaxddim.runs.presets import PRESETS
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
 

@@ -13,9 +13,10 @@ from PIL import Image
 
 from experiments.trainer import log
 from jaxddim.runs import build, record
-from jaxddim.runs.config import MAY_DIFFER, PRESETS
+from jaxddim.runs.config import MAY_DIFFER
 from jaxddim.runs.errors import RunError
 from jaxddim.runs.flat import flatten, from_flat
+from jaxddim.runs.presets import PRESETS
 from tests import tiny
 
 root = tiny.root

@@ -18,8 +18,9 @@ from experiments.trainer import log, loop, validation
 from jaxddim.cpu import runtime
 from jaxddim.runs import build
 from jaxddim.runs import record as records
-from jaxddim.runs.config import PRESETS, Config, DataConfig, LoopConfig
+from jaxddim.runs.config import Config, DataConfig, LoopConfig
 from jaxddim.runs.flat import flatten
+from jaxddim.runs.presets import PRESETS
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
 

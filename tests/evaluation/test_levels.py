@@ -8,7 +8,7 @@ import pytest
 from experiments.evaluation.levels import loss_per_level
 from experiments.trainer import validation
 from jaxddim.runs.build import build_schedule
-from jaxddim.runs.config import tiny
+from jaxddim.runs.presets import tiny
 from jaxddim.runs.trained import Trained
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (11, 4, 4, 3), np.uint8)

@@ -12,8 +12,9 @@ import pytest
 
 from experiments import train
 from jaxddim.runs import build
-from jaxddim.runs.config import MAY_DIFFER, PRESETS, Config, OptimConfig
+from jaxddim.runs.config import MAY_DIFFER, Config, OptimConfig
 from jaxddim.runs.flat import flatten, from_flat
+from jaxddim.runs.presets import PRESETS
 
 EVERY = pytest.mark.parametrize("name", PRESETS)
 

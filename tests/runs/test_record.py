@@ -6,9 +6,10 @@ import math
 import pytest
 
 from jaxddim.runs import record
-from jaxddim.runs.config import LATER, MAY_DIFFER, PRESETS
+from jaxddim.runs.config import LATER, MAY_DIFFER
 from jaxddim.runs.errors import RunError
 from jaxddim.runs.flat import finite, flatten, from_flat
+from jaxddim.runs.presets import PRESETS
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
 

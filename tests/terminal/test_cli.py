@@ -9,8 +9,9 @@ import jax
 import pytest
 
 from experiments.terminal import cli, progress
-from jaxddim.runs.config import PRESETS, Config
+from jaxddim.runs.config import Config
 from jaxddim.runs.flat import flatten
+from jaxddim.runs.presets import PRESETS
 from tests import tiny
 
 root = tiny.root
