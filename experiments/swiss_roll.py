@@ -2,7 +2,8 @@
 
 Diffusion that can be plotted and measured. Trains networks on the swiss roll, and writes to
 DIR: forward.png, reverse.png, methods.png, trajectories.png, animation.gif, results.json and
-table.md (distances to the data for each method and number of evaluations), and a checkpoint.
+table.md (distances to the data for each method and number of evaluations, for the networks and for
+the exact denoiser), and a checkpoint.
 Run again, the same command restores the networks from the checkpoint and writes the same files.
 """
 
@@ -156,7 +157,10 @@ def measure(
         draw = roll.make_sampler(method, num)
         x = np.asarray(draw(params, keys, method.grid(evaluations)))
         samples[name, evaluations] = x[0]
-        for weights, cloud in (("ema", x[:networks]), ("raw", x[networks:])):
+        clouds = {"ema": x[:networks], "raw": x[networks:]}
+        if evaluations <= roll.EXACT_UP_TO:
+            clouds["exact"] = np.asarray(draw(None, keys[:networks], method.grid(evaluations)))
+        for weights, cloud in clouds.items():
             row = {"method": name, "evaluations": evaluations, "weights": weights}
             rows.append(row | report.distances(cloud, reference))
     settings = {name: value for name, value in flatten(config).items() if name != "workdir"}

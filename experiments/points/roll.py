@@ -27,8 +27,16 @@ from jaxddim.sampling import Solver, StepFn
 FIRST, LAST = 1.5 * np.pi, 4.5 * np.pi
 """theta at the ends of the roll."""
 
+ACROSS = 0.02
+"""Deviation of the points from the curve."""
+
 NUM_STEPS = 1000
 """The number of time steps, T."""
+
+GAUSSIANS = 512
+"""Gaussians along the curve that the exact denoiser takes the roll for: 0.017 apart."""
+EXACT_UP_TO = 100
+"""Evaluations up to which the exact denoiser is measured."""
 
 KIND = (
     "v"  # at t = T almost nothing of x_0 is left, and an error in eps would dominate its estimate
@@ -60,7 +68,7 @@ def swiss_roll(key: jax.Array, num: int) -> jax.Array:
     """
     along, across = jax.random.split(key)
     theta = jax.random.uniform(along, (num,), jnp.float32, FIRST, LAST)
-    return on_the_curve(theta) + 0.02 * jax.random.normal(across, (num, 2), jnp.float32)
+    return on_the_curve(theta) + ACROSS * jax.random.normal(across, (num, 2), jnp.float32)
 
 
 def on_the_curve(theta: ArrayLike) -> jax.Array:
@@ -181,7 +189,11 @@ METHODS = {
 
 
 def denoiser(params: Any) -> jaxddim.DenoiseFn:
-    """The denoiser with these parameters; x_0 is not clipped."""
+    """The denoiser with these parameters, or with None the exact one; x_0 is not clipped."""
+    if params is None:
+        edges = jnp.linspace(FIRST, LAST, GAUSSIANS + 1)
+        centers = on_the_curve((edges[1:] + edges[:-1]) / 2)
+        return jaxddim.exact_denoiser(schedule(), centers, std=ACROSS)
     return jaxddim.as_denoiser(
         schedule(),
         lambda x, index: MODEL.apply({"params": params}, x, index),
@@ -191,7 +203,10 @@ def denoiser(params: Any) -> jaxddim.DenoiseFn:
 
 
 def make_sampler(method: Method, num: int) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
-    """``draw(params, keys, grid) -> [n, num, 2]``, for n networks: params and keys are [n, ..]."""
+    """``draw(params, keys, grid) -> [n, num, 2]``, for n networks: params and keys are [n, ..].
+
+    With None for params the exact denoiser stands for every network.
+    """
 
     @jaxddim.compiled
     def draw(params, keys, grid):

@@ -38,7 +38,7 @@ def test_it_ends_well_and_writes_what_it_promises(run):
             assert np.asarray(image.convert("L")).std() > 3
     results = json.loads((workdir / "results.json").read_text())
     cells = {(r["method"], r["evaluations"], r["weights"]) for r in results["rows"]}
-    assert cells == {(m, n, w) for m in roll.METHODS for n in (4,) for w in ("ema", "raw")}
+    assert cells == {(m, 4, w) for m in roll.METHODS for w in ("ema", "raw", "exact")}
     for entry in (*results["rows"], results["floor"]):
         for name in ("sliced_w2", "mmd2"):
             values = entry[name]["values"]
@@ -47,6 +47,8 @@ def test_it_ends_well_and_writes_what_it_promises(run):
     table = (workdir / "table.md").read_text()
     mean = results["floor"]["sliced_w2"]["mean"]
     assert f"{mean:.4f}" in table and "annealed Langevin" in table
+    (exact,) = (r for r in results["rows"] if (r["method"], r["weights"]) == ("ddim", "exact"))
+    assert f"{exact['sliced_w2']['mean']:.4f} ± " in table
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(run, tmp_path):

@@ -55,11 +55,27 @@ def test_the_table_has_a_row_for_each_method_and_number_of_evaluations_and_the_f
     rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 2 * len(METHODS) + 1
     assert len({row.count("|") for row in rows}) == 1
-    assert "| DDIM | 20 | 0.0400 ± 0.0100 | 0.0400 ± 0.0100 | 1.20 ± 0.10 | 1.20 ± 0.10 |" in rows
+    assert (
+        "| DDIM | 20 | 0.0400 ± 0.0100 | 0.0400 ± 0.0100 |  | 1.20 ± 0.10 | 1.20 ± 0.10 |  |"
+        in rows
+    )
     assert rows[-1].startswith("| other fresh data: the floor |  | 0.0200 ± 0.0010 |")
     assert "| predictor-corrector | 4 |" in text  # two at each time, and 5 is odd
     assert "2 networks, 3,000 points" in text and "7 directions" in text and "0.5, 0.25" in text
     assert "DDIM with 20 evaluations" not in text  # nothing to compare it with
+    assert "exact denoiser" not in text
+
+
+def test_the_exact_denoiser_has_columns_and_a_sentence_where_it_was_measured():
+    found = results({None: [0.03, 0.05]}, asked=(20, 1000))
+    exact = {"method": "ddim", "evaluations": 20, "weights": "exact"}
+    exact |= {"sliced_w2": entry([0.02, 0.04]), "mmd2": entry([0.0001, 0.0003])}
+    found["rows"].append(exact)
+    text = report.table(found)
+    assert "| 0.0400 ± 0.0100 | 0.0300 ± 0.0100 | 1.20 ± 0.10 | 1.20 ± 0.10 | 0.20 ± 0.10 |" in text
+    assert text.count("0.0300 ± 0.0100") == 1
+    last = text.splitlines()[-1]
+    assert "exact denoiser" in last and last.endswith("the sampler alone: DDIM 1.50.")
 
 
 def test_the_comparisons_are_those_of_the_means():

@@ -129,6 +129,31 @@ def test_a_sampler_draws_for_each_network_what_it_draws_alone(three):
     chex.assert_trees_all_close(together[1], alone((7, 2), step=method.step), atol=1e-4)
 
 
+@pytest.mark.parametrize("t", [1, 50, 300, 700, 1000])
+def test_the_exact_denoiser_is_the_mean_over_the_whole_curve(t):
+    x0 = roll.swiss_roll(KEY, 6)
+    x = jaxddim.q_sample(roll.schedule(), x0, t, jax.random.normal(jax.random.key(1), x0.shape))
+    alpha, sigma = (float(a) for a in roll.schedule().scales(t, 0))
+    theta = np.linspace(roll.FIRST, roll.LAST, 200_001)
+    curve = theta[:, None] / 10 * np.stack([np.cos(theta), np.sin(theta)], -1)
+    r2 = (alpha * 0.02) ** 2 + sigma**2
+    for point, found in zip(np.asarray(x), roll.denoiser(None)(x, t).x0, strict=True):
+        logit = -np.sum((point - alpha * curve) ** 2, -1) / (2 * r2)
+        weights = np.exp(logit - logit.max())
+        nearest = weights @ curve / weights.sum()
+        expected = (sigma**2 * nearest + alpha * 0.02**2 * point) / r2
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_with_the_exact_denoiser_samples_lie_on_the_roll_for_every_key():
+    method, keys = roll.METHODS["ddim"], jax.random.split(KEY, 2)
+    x = np.asarray(roll.make_sampler(method, 500)(None, keys, method.grid(100)))
+    chex.assert_shape(x, (2, 500, 2))
+    assert not np.allclose(x[0], x[1])
+    curve = np.asarray(roll.on_the_curve(roll.nearest_theta(x.reshape(-1, 2))))
+    assert np.mean(np.linalg.norm(x.reshape(-1, 2) - curve, axis=1) < 0.1) > 0.97
+
+
 def test_paths_of_all_methods_begin_at_the_same_noise_and_keep_every_state(three):
     network = jax.tree.map(lambda a: a[0], three[0].ema_params)
     way = {name: roll.paths(network, KEY, roll.METHODS[name], 4, 9) for name in ("ddpm", "ddim")}
