@@ -1,98 +1,27 @@
 """Weights from PyTorch and safetensors files as NumPy arrays, without PyTorch.
 
-A `.pth` file is a pickle, and unpickling may run arbitrary code. This reader knows the few names
-that a dictionary of tensors needs, maps them to its own functions, and refuses everything else.
-It reads both layouts:
-
-    zip (PyTorch 1.6 and later)   NAME/data.pkl, and NAME/data/KEY for each storage
-    legacy                        pickles of a magic number, a version, the machine, the dictionary
-                                  and the keys; then for each key its length and its bytes
-
-A tensor is a window (offset, size, stride) into a storage, and must lie within it.
+A `.pth` file is a pickle, and unpickling may run arbitrary code. See `jaxddim.weights.pickles` for
+what is built from one here, and `jaxddim.weights.containers` for the files around it.
 """
 
-import collections
-import math
-import pickle
-import struct
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-MAGIC = 0x1950A86A20F9469CFC6C
-TYPES = {
-    "Float": "f4",
-    "Double": "f8",
-    "Half": "f2",
-    "BFloat16": jnp.bfloat16,
-    "Long": "i8",
-    "Int": "i4",
-    "Short": "i2",
-    "Char": "i1",
-    "Byte": "u1",
-    "Bool": "?",
-}
+from jaxddim.weights import containers
 
 
-class _Storage(NamedTuple):
-    key: str
-    dtype: np.dtype
-    length: int
-
-
-class _Window(NamedTuple):
-    storage: _Storage
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
-def _tensor(storage: Any, offset: int, size: Any, stride: Any, *others: Any) -> _Window:
-    del others  # requires_grad and hooks
-    window = _Window(storage, offset, tuple(size), tuple(stride))
-    numbers = (offset, *window.size, *window.stride)
-    if not isinstance(storage, _Storage) or not all(type(n) is int and n >= 0 for n in numbers):
-        raise ValueError("a tensor that is no window into a storage")
-    last = offset + sum((n - 1) * step for n, step in zip(window.size, window.stride, strict=True))
-    if math.prod(window.size) > storage.length or (window.size and last >= storage.length):
-        raise ValueError("a tensor that reaches beyond its storage")
-    return window
-
-
-KNOWN: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): lambda window, *others: window,
-} | {("torch", f"{name}Storage"): np.dtype(kind) for name, kind in TYPES.items()}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Builds dictionaries, lists, strings, numbers and windows into storages, and nothing else."""
-
-    def find_class(self, module: str, name: str, /) -> Any:
-        if (module, name) not in KNOWN:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no tensor needs")
-        return KNOWN[module, name]
-
-    def persistent_load(self, pid: Any, /) -> _Storage:
-        kind, dtype, key, _, length, *view = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype) or any(view):
-            raise pickle.UnpicklingError("it holds a storage of an unknown kind")
-        return _Storage(str(key), dtype, int(length))
-
-
-def read(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a .pth, .pt or .safetensors file.
+def load(path: str | Path) -> Any:
+    """The object in a file of weights: whatever was given to torch.save, or tensors by name.
 
     Args:
-      path: the file. A .pth must hold a dictionary of names and tensors (a "state dict"), as
-        `torch.save(network.state_dict(), path)` writes it, or hold one under the key "state_dict".
+      path: a file of torch.save's, in its new or old layout, or of safetensors; its content decides
+        which, and not its suffix.
     Returns:
-      Arrays by name, in the types of the file (bfloat16 as jnp.bfloat16).
+      A nest of dictionaries, lists, tuples, strings, numbers and NumPy arrays, in the types of the
+      file (bfloat16 as jnp.bfloat16).
     Raises:
       ValueError: when the file is missing or damaged, or cannot be read without executing it.
     """
@@ -100,71 +29,38 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give a .pth or .safetensors file of weights")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.numpy import load_file
-
-            return load_file(path)
-        with path.open("rb") as file:
-            zipped = zipfile.is_zipfile(file)
-            file.seek(0)
-            return _read_zip(file) if zipped else _read_legacy(file)
+        return containers.read(path.read_bytes())
     except Exception as error:  # on invalid input a parser may raise anything
         raise ValueError(
-            f"{path}: damaged, or not a dictionary of tensors ({_brief(error)}); give the file "
-            "of weights that torch.save or safetensors wrote"
+            f"{path}: damaged, or not a file of tensors ({_brief(error)}); give the file of "
+            "weights that torch.save or safetensors wrote"
         ) from error
 
 
-def _read_zip(file: BinaryIO) -> dict[str, np.ndarray]:
-    with zipfile.ZipFile(file) as archive:
-        names = archive.namelist()
-        root = next((n.removesuffix("data.pkl") for n in names if n.endswith("/data.pkl")), None)
-        if root is None or any(name.startswith(f"{root}code/") for name in names):
-            raise ValueError("a program (TorchScript) or another archive")
-        order = f"{root}byteorder"
-        little = order not in names or archive.read(order) == b"little"
-        with archive.open(f"{root}data.pkl") as pickled:
-            windows = _windows(_Unpickler(pickled).load())
-        content = {w.storage.key: b"" for w in windows.values()}
-        for key in content:
-            content[key] = archive.read(f"{root}data/{key}")
-    return _arrays(windows, content, little)
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a file of weights.
 
-
-def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
-    if _Unpickler(file).load() != MAGIC:
-        raise ValueError("not a PyTorch file")
-    _version, machine, state, keys = (_Unpickler(file).load() for _ in range(4))
-    windows, content = _windows(state), {}
-    sizes = {w.storage.key: w.storage.dtype.itemsize for w in windows.values()}
-    for key in keys:
-        (length,) = struct.unpack("<q", file.read(8))
-        content[key] = file.read(length * sizes[key])
-    return _arrays(windows, content, machine["little_endian"])
-
-
-def _windows(state: Any) -> dict[str, _Window]:
+    Args:
+      path: the file. It must hold a dictionary of names and tensors (a "state dict"), as
+        `torch.save(network.state_dict(), path)` writes it, or hold one under the key "state_dict".
+    Returns:
+      Arrays by name, in the types of the file (bfloat16 as jnp.bfloat16).
+    Raises:
+      ValueError: when the file is missing or damaged, cannot be read without executing it, or holds
+        something else.
+    """
+    state = load(path)
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     named = isinstance(state, Mapping) and all(
-        isinstance(name, str) and isinstance(window, _Window) for name, window in state.items()
+        isinstance(name, str) and isinstance(array, np.ndarray) for name, array in state.items()
     )
     if not named:
-        raise ValueError("something other than tensors by name")
+        raise ValueError(
+            f"{path}: something other than tensors by name; give a state dict, as "
+            "torch.save(network.state_dict(), path) writes it"
+        )
     return dict(state)
-
-
-def _arrays(
-    windows: dict[str, _Window], content: dict[str, bytes], little: bool
-) -> dict[str, np.ndarray]:
-    arrays = {}
-    for name, (storage, offset, size, stride) in windows.items():
-        dtype = storage.dtype
-        values = np.frombuffer(content[storage.key], dtype, storage.length)
-        steps = [step * dtype.itemsize for step in stride]
-        view = np.lib.stride_tricks.as_strided(values[offset:], size, steps, writeable=False)
-        arrays[name] = view.copy() if little else view.byteswap()
-    return arrays
 
 
 def check(

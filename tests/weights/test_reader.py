@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxddim.weights import reader
+from jaxddim.weights import containers, reader
 
 MACHINE = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -72,7 +72,7 @@ def tensor(key, length, size, stride, kind="Float", offset=0):
 
 def legacy(state, contents):
     """The layout before PyTorch 1.6."""
-    start = b"".join(map(pickled, (reader.MAGIC, 1001, MACHINE, state, list(contents))))
+    start = b"".join(map(pickled, (containers.MAGIC, 1001, MACHINE, state, list(contents))))
     stored = (struct.pack("<q", len(a)) + a.tobytes() for a in map(np.ravel, contents.values()))
     return start + b"".join(stored)
 
@@ -139,6 +139,32 @@ def test_parameters_and_a_state_dict_by_that_name(layout, read):
     np.testing.assert_array_equal(read(layout(state, {"0": WEIGHT}))["a"], WEIGHT.ravel())
 
 
+def test_whole_objects(layout, tmp_path):
+    """A list with dictionaries, numbers and nothing; a tensor twice, and one with strides of 0."""
+    one, wide = tensor("0", 12, (3, 4), (4, 1)), tensor("0", 12, (5, 2), (0, 1))
+    state = [{"a": one, "b": one}, {"state": {0: {"step": 7, "mean": wide}}}, 3, 0.5, None, (True,)]
+    (tmp_path / "a.ckpt").write_bytes(layout(state, {"0": WEIGHT}))
+    named, optimizer, *rest = reader.load(tmp_path / "a.ckpt")
+    np.testing.assert_array_equal(named["a"], WEIGHT)
+    np.testing.assert_array_equal(named["b"], WEIGHT)
+    assert optimizer["state"][0]["step"] == 7
+    np.testing.assert_array_equal(optimizer["state"][0]["mean"], np.tile(WEIGHT[0, :2], (5, 1)))
+    assert rest == [3, 0.5, None, (True,)]
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a", "a.txt"])
+def test_the_first_bytes_decide_and_not_the_name(read, name):
+    from safetensors.numpy import save
+
+    state = {"a": tensor("0", 12, (3, 4), (4, 1))}
+    for content in (
+        legacy(state, {"0": WEIGHT}),
+        zipped(state, {"0": WEIGHT}),
+        save({"a": WEIGHT}),
+    ):
+        np.testing.assert_array_equal(read(content, name)["a"], WEIGHT)
+
+
 def test_bytes_of_a_machine_of_the_other_kind(read):
     state, contents = {"a": tensor("0", 12, (3, 4), (4, 1))}, {"0": WEIGHT.astype(">f4")}
     np.testing.assert_array_equal(read(zipped(state, contents, order="big"))["a"], WEIGHT)
@@ -182,7 +208,7 @@ class Exploit:
 )
 def test_nothing_in_a_file_is_executed(layout, read, tmp_path, monkeypatch, harm):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"a\.pth: damaged, or not a dictionary of tensors"):
+    with pytest.raises(ValueError, match=r"a\.pth: damaged, or not a file of tensors"):
         read(layout({"a": harm}, {}))
     assert not (tmp_path / "executed").exists()
 
@@ -199,13 +225,18 @@ def test_the_message_names_what_was_asked_for(layout, read):
         {"size": (3, 4), "stride": (5, 1)},
         {"size": (2,), "stride": (12,)},
         {"size": (1,), "stride": (1,), "offset": 12},
+        {"size": (), "stride": (), "offset": 12},
+        {"size": (), "stride": (), "offset": 2**40},
+        {"size": (0,), "stride": (1,), "offset": 13},
         {"size": (1,), "stride": (1,), "offset": -1},
         {"size": (2,), "stride": (-1,), "offset": 5},
         {"size": (2**40,), "stride": (0,)},
     ],
 )
 def test_a_tensor_may_not_look_outside_of_its_storage(layout, read, window):
-    with pytest.raises(ValueError, match=r"reaches beyond its storage|no window"):
+    with pytest.raises(
+        ValueError, match=r"reaches beyond its storage|no window|larger than the file"
+    ):
         read(layout({"a": tensor("0", 12, **window)}, {"0": WEIGHT}))
 
 
@@ -217,7 +248,7 @@ def test_a_storage_that_is_shorter_than_it_says(layout, read):
 def test_what_holds_something_else(layout, read):
     for state in ([1, 2], {"a": 5}, {5: tensor("0", 12, (12,), (1,))}, "text"):
         with pytest.raises(ValueError, match="something other than tensors by name"):
-            read(layout(state, {"0": WEIGHT}))
+            read(layout(state, {"0": WEIGHT} if isinstance(state, dict) and 5 in state else {}))
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
