@@ -15,7 +15,7 @@ FROM_MOMENTS = DiffusionConfig(
     precondition="gaussian",
     levels="lognormal",
     levels_mean=-0.6,
-    levels_std=1.4,
+    levels_std=0.8,
 )
 """The set-up of the configurations that are this project's own: see docs/training.md."""
 
@@ -85,12 +85,12 @@ def demo() -> Config:
             name="muon",
             learning_rate=1e-3,
             warmup_steps=100,
-            decay_steps=1300,
+            decay_steps=1200,
             ema=0.99,
             averages=True,
         ),
         train=LoopConfig(
-            steps=1300, batch_size=32, checkpoint_every=650, sample_every=650, num_samples=64
+            steps=1200, batch_size=32, checkpoint_every=600, sample_every=600, num_samples=64
         ),
     )
 
