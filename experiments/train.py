@@ -2,7 +2,8 @@
 
 Trains a network and writes to DIR: config.json, metrics.jsonl and TensorBoard events,
 samples/ (a grid, and one sample on its way from noise to image), checkpoints/ (the latest
-and the best). The same command resumes the run. Ctrl-C saves a checkpoint first.
+and the best). The same command resumes the run, and so does --workdir DIR alone. Ctrl-C saves a
+checkpoint first.
 """
 
 import dataclasses
@@ -93,6 +94,14 @@ def open_run(
             config = with_data(config, source=old.data.source)
         if config.data.path is None:
             config = with_data(config, path=old.data.path)
+        if record.is_without_images(found):
+            kept = {"image_size": old.data.image_size, "channels": old.data.channels}
+            old = dataclasses.replace(
+                old,
+                seed=config.seed,
+                data=dataclasses.replace(config.data, **kept),
+                train=config.train,
+            )
         record.check_same_config(config.workdir, flatten(config), flatten(old))
     with stage("finding the images", wait=True, spinner=False):
         dataset = data.load(config.data, record.read_names(config.workdir) if found else ())
@@ -109,10 +118,10 @@ def open_run(
         f"{len(held_out.images):,} held out",
         sep=", ",
     )
-    if found:
+    if found and not record.is_without_images(found):
         record.check_images(config.workdir, dataset.fingerprint, images, found)
         return train_set, held_out, config, starts.recorded(config, found)
-    start = starts.chosen(config, abstract, console)
+    start = None if found else starts.chosen(config, abstract, console)
     about = {
         "source": dataset.source,
         "num_images": images,
@@ -125,8 +134,18 @@ def open_run(
         found_moments = jaxddim.moments(train_set.images, flip=config.data.flip)
         moments.write(config.workdir, found_moments)
     origin = {"init": start._asdict()} if start else {}
+    if found:
+        origin["imported"] = found["imported"] | {
+            "images": "those that it was first trained on here"
+        }
     record.write(config.workdir, {"config": flatten(config), "data": about} | origin)
     return train_set, held_out, config, start
+
+
+def recorded(workdir: str) -> Config | None:
+    """The configuration of the run in a folder, from which the flags start; None without a run."""
+    found = record.read(workdir)
+    return record.configuration(workdir, found) if found else None
 
 
 def with_data(config: Config, **changes: Any) -> Config:
@@ -189,4 +208,5 @@ def check(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(train, Config, presets=PRESETS, exclusive=[("--train.steps", "--train.epochs")])
+    exclusive = [("--train.steps", "--train.epochs")]
+    cli.run(train, Config, presets=PRESETS, recorded=recorded, exclusive=exclusive)

@@ -7,4 +7,4 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("jaxddim")
 
-collect_ignore = ["torch_networks.py"]  # imports PyTorch, and contains no test
+collect_ignore = ["torch_networks.py", "weights/foreign.py"]  # they import PyTorch

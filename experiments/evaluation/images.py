@@ -43,7 +43,7 @@ def splits(workdir: str, places: Places = Places()) -> Splits:
     found = record.read(workdir) or {}
     record.check_images(workdir, dataset.fingerprint, len(dataset.images), found)
     for note in dataset.notes:
-        if note not in (found["data"].get("notes") or ()):  # training has said these
+        if note not in (found.get("data", {}).get("notes") or ()):  # training has said these
             print(f"note: {note}", file=sys.stderr)
     train, holdout = datasets.split(dataset, config.holdout)
     by_name = {"train": train.images, "holdout": holdout.images, "all": dataset.images}

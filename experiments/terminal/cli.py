@@ -26,6 +26,7 @@ def run(
     config_type: type,
     *,
     presets: Mapping[str, Callable[[], Any]] | None = None,
+    recorded: Callable[[str], Any] | None = None,
     exclusive: Sequence[tuple[str, str]] = (),
     computes: bool = True,
 ) -> None:
@@ -35,6 +36,7 @@ def run(
       main: runs the command; its return value, if any, is the exit code.
       config_type: a dataclass; its fields are the flags.
       presets: named instances that ``--config NAME`` starts from.
+      recorded: ``recorded(workdir)``, the instance to start from without --config, or None.
       exclusive: pairs of flags that cannot be given together.
       computes: whether it computes with JAX in this process.
     """
@@ -43,7 +45,13 @@ def run(
             stream.reconfigure(errors="backslashreplace")
     with interrupts.handled() as interrupted:
         try:
-            config = parse(config_type, sys.argv[1:], presets=presets, exclusive=exclusive)
+            config = parse(
+                config_type,
+                sys.argv[1:],
+                presets=presets,
+                recorded=recorded,
+                exclusive=exclusive,
+            )
             if computes:
                 startup.start()
             code = main(config) or 0
@@ -64,6 +72,7 @@ def parse(
     argv: Sequence[str],
     *,
     presets: Mapping[str, Callable[[], Any]] | None = None,
+    recorded: Callable[[str], Any] | None = None,
     exclusive: Sequence[tuple[str, str]] = (),
 ) -> Any:
     """The configuration that the flags describe, with ~ for the home folder in paths expanded.
@@ -78,7 +87,12 @@ def parse(
     for pair in exclusive:
         if set(pair) <= set(given):
             raise UserError(f"{pair[0]} and {pair[1]} exclude each other: give one of them")
-    default = _preset(argv, presets) if presets is not None else config_type()
+    default = None
+    workdir = (_values(argv, "--workdir") or [""])[-1]
+    if recorded is not None and workdir and not _values(argv, "--config"):
+        default = recorded(str(located(workdir)))
+    if default is None:
+        default = _preset(argv, presets) if presets is not None else config_type()
     if {"-h", "--help"} & set(argv):  # shown as required, instead of by an empty default
         missing = [f.name for f in dataclasses.fields(default) if getattr(default, f.name) == ""]
         default = dataclasses.replace(default, **dict.fromkeys(missing, tyro.MISSING))
@@ -165,9 +179,14 @@ def _without(config: Any, path: list[str]) -> Any:
     return dataclasses.replace(config, **{name: value})
 
 
+def _values(argv: Sequence[str], flag: str) -> list[str]:
+    """What stands behind a flag, each time it is given."""
+    values = [value for word, value in itertools.pairwise(argv) if word == flag]
+    return values + [word.partition("=")[2] for word in argv if word.startswith(f"{flag}=")]
+
+
 def _preset(argv: Sequence[str], presets: Mapping[str, Callable[[], Any]]) -> Any:
-    names = [value for flag, value in itertools.pairwise(argv) if flag == "--config"]
-    names += [word.partition("=")[2] for word in argv if word.startswith("--config=")]
+    names = _values(argv, "--config")
     name = names[-1] if names else next(iter(presets))
     if name not in presets:
         raise UserError(f"unknown configuration {name!r}{nearest(name, presets)}")
@@ -188,7 +207,7 @@ def flags(config_type: type, prefix: str = "--") -> dict[str, str]:
     """
     found = {}
     for field in dataclasses.fields(config_type):
-        name = field.name.replace("_", "-")
+        name = field.name.rstrip("_").replace("_", "-")
         nested = field.default_factory
         if isinstance(nested, type) and dataclasses.is_dataclass(nested):
             found |= flags(nested, f"{prefix}{name}.")

@@ -1,11 +1,11 @@
 """Sinusoidal embeddings of the noise level, and checks of a network's inputs.
 
     emb(i) = [sin(i w_0), ..., sin(i w_{n-1}), cos(i w_0), ..., cos(i w_{n-1})],
-    w_k = 10000^(-k / (n - 1)),   n = features / 2
+    w_k = 10000^(-k / (n - shift)),   n = features / 2
 
 These are the positional encodings of arXiv 1706.03762 as DDPM (arXiv 2006.11239) writes them: all
-sines before all cosines, and n - 1 in the denominator, so that the lowest frequency is exactly
-1/10000. Published weights depend on both.
+sines before all cosines, and a shift of 1, so that the lowest frequency is exactly 1/10000. The
+original has a shift of 0. Published weights depend on both.
 """
 
 import jax
@@ -15,12 +15,15 @@ from jaxtyping import Array, Float, Int
 from jaxddim import checks
 
 
-def sinusoidal(index: Int[Array, " b"], features: int) -> Float[Array, "b features"]:
+def sinusoidal(
+    index: Int[Array, " b"], features: int, shift: int = 1
+) -> Float[Array, "b features"]:
     """Sines, then cosines, of each 0-based noise index.
 
     Args:
       index: noise level t - 1 of each example, `[b]`.
       features: width of the embedding, even and at least 4.
+      shift: 1 as in DDPM's code, or 0.
     Returns:
       `[b, features]`, float32, each entry in [-1, 1].
     Raises:
@@ -38,7 +41,7 @@ def sinusoidal(index: Int[Array, " b"], features: int) -> Float[Array, "b featur
         )
     half = features // 2
     k = jnp.arange(half, dtype=jnp.float32)
-    frequencies = jnp.exp(-jnp.log(jnp.float32(10000.0)) / (half - 1) * k)
+    frequencies = jnp.exp(-jnp.log(jnp.float32(10000.0)) / (half - shift) * k)
     angles = index.astype(jnp.float32)[:, None] * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 

@@ -3,7 +3,8 @@
     temb   = Dense(swish(Dense(sinusoidal(index))))                      (+ the label's embedding)
     block:   h = conv1(swish(GN(x))) + Dense(swish(temb));   h = conv2(dropout(swish(GN(h))));
              shortcut(x) + h
-    attention: x + proj_out(softmax(q k^T / sqrt(c)) v),  q, k, v from GN(x), one head over pixels
+    attention: x + proj_out(softmax(q k^T / sqrt(c)) v),  q, k, v from GN(x), over pixels; one head,
+             or with `head_dim` as many as have so many of the c channels each
     network: conv_in; `num_blocks` blocks at each size and downsampling between sizes; block,
              attention, block at the smallest; `num_blocks + 1` blocks at each size on
              concat(h, skip) and upsampling between sizes; conv_out(swish(GN(h)))
@@ -21,6 +22,7 @@ instead; with loaded weights this makes no difference.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -54,13 +56,14 @@ class ResnetBlock(nn.Module):
     features: int
     dropout: float = 0.0
     groups: int = 32
+    epsilon: float = 1e-6
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, temb: jax.Array, train: bool) -> jax.Array:
         conv = partial(Conv, self.features, dtype=self.dtype)
         dense = partial(nn.Dense, self.features, dtype=self.dtype, kernel_init=_init())
-        norm = partial(GroupNorm, self.groups, dtype=self.dtype)
+        norm = partial(GroupNorm, self.groups, epsilon=self.epsilon, dtype=self.dtype)
 
         h = conv(kernel_init=_init(), name="conv1")(nn.swish(norm(name="norm1")(x)))
         h = h + spread(dense(name="temb_proj")(nn.swish(temb)), *h.shape[1:3])
@@ -74,21 +77,32 @@ class ResnetBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Single-head self-attention over the pixels of an image, with a residual connection."""
+    """Self-attention over the pixels of an image, with a residual connection."""
 
     groups: int = 32
+    epsilon: float = 1e-6
+    head_dim: int | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         b, _, _, c = x.shape
+        head = self.head_dim or c
         dense = partial(Dense, c, dtype=self.dtype)
-        h = GroupNorm(self.groups, dtype=self.dtype, name="norm")(x)
-        q, k, v = (dense(kernel_init=_init(), name=name)(h).reshape(b, -1, c) for name in "qkv")
-        logits = jnp.einsum("bqc,bkc->bqk", q * c**-0.5, k, preferred_element_type=jnp.float32)
+        h = GroupNorm(self.groups, epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
+        q, k, v = (dense(kernel_init=_init(), name=name)(h) for name in "qkv")
+        q, k, v = (_heads(a.reshape(b, -1, c), head) for a in (q, k, v))
+        logits = jnp.einsum("bqc,bkc->bqk", q * head**-0.5, k, preferred_element_type=jnp.float32)
         weights = nn.softmax(logits, axis=-1).astype(self.dtype)
         h = jnp.einsum("bqk,bkc->bqc", weights, v)
+        h = h.reshape(b, c // head, -1, head).swapaxes(1, 2)
         return x + dense(kernel_init=_init(0.0), name="proj_out")(h.reshape(x.shape))
+
+
+def _heads(x: jax.Array, head: int) -> jax.Array:
+    """`[b, n, c]` -> `[b c/head, n, head]`: the heads as further examples."""
+    b, n, c = x.shape
+    return x.reshape(b, n, c // head, head).swapaxes(1, 2).reshape(-1, n, head)
 
 
 def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
@@ -128,6 +142,10 @@ class UNet(nn.Module):
       patch: 2 folds each 2x2 square of pixels into channels at the input and unfolds it at the
         output: about a quarter of the time, with some loss of detail; 1 is the published network.
       groups: number of groups in GroupNorm.
+      epsilon: what GroupNorm adds to the variance.
+      head_dim: channels of a head of attention; None means one head.
+      freq_shift: shift of the frequencies of the time embedding, 0 or 1; see `sinusoidal`.
+      downsample_padding: 0 pads below and to the right where a size is halved, 1 on all sides.
       remat: recompute the blocks in the backward pass instead of storing their activations: less
         memory, the same results.
       dtype: of the computation; parameters, statistics, softmax and the output are float32.
@@ -154,6 +172,10 @@ class UNet(nn.Module):
     out_channels: int | None = None
     patch: int = 1
     groups: int = 32
+    epsilon: float = 1e-6
+    head_dim: int | None = None
+    freq_shift: int = 1
+    downsample_padding: int = 0
     remat: bool = False
     dtype: DTypeLike = jnp.float32
 
@@ -171,21 +193,20 @@ class UNet(nn.Module):
         out_channels = self.out_channels or x.shape[-1]
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=_init())
         conv = partial(Conv, dtype=self.dtype, kernel_init=_init())
+        normed: Any = {"groups": self.groups, "epsilon": self.epsilon, "dtype": self.dtype}
         remat = partial(nn.remat, static_argnums=(3,)) if self.remat else lambda module: module
 
         def block(h: jax.Array, features: int, name: str) -> jax.Array:
-            module = remat(ResnetBlock)(
-                features, self.dropout, groups=self.groups, dtype=self.dtype, name=name
-            )
+            module = remat(ResnetBlock)(features, self.dropout, **normed, name=name)
             return module(h, temb, train)
 
         def attend(h: jax.Array, name: str) -> jax.Array:
-            return Attention(groups=self.groups, dtype=self.dtype, name=name)(h)
+            return Attention(**normed, head_dim=self.head_dim, name=name)(h)
 
         def attends(h: jax.Array) -> bool:
             return min(h.shape[1:3]) in self.attention
 
-        temb = sinusoidal(index, self.channels)
+        temb = sinusoidal(index, self.channels, self.freq_shift)
         temb = dense(4 * self.channels, name="temb_dense_0")(temb)
         temb = dense(4 * self.channels, name="temb_dense_1")(nn.swish(temb))
         if self.num_classes is not None:
@@ -204,7 +225,7 @@ class UNet(nn.Module):
                     h = attend(h, f"down_{level}_attn_{i}")
                 skips.append(h)
             if level != last:
-                pad = ((0, 1), (0, 1))
+                pad = ((self.downsample_padding, 1),) * 2
                 h = conv(features, strides=2, padding=pad, name=f"down_{level}_downsample")(h)
                 skips.append(h)
 
@@ -220,7 +241,7 @@ class UNet(nn.Module):
             if level != 0:
                 h = conv(features, name=f"up_{level}_upsample")(upsample(h))
 
-        h = nn.swish(GroupNorm(self.groups, dtype=self.dtype, name="norm_out")(h))
+        h = nn.swish(GroupNorm(**normed, name="norm_out")(h))
         h = conv(out_channels * self.patch**2, kernel_init=_init(0.0), name="conv_out")(h)
         return depth_to_space(h, self.patch).astype(jnp.float32)
 
@@ -238,6 +259,13 @@ class UNet(nn.Module):
                 raise ValueError(f"UNet cannot be built with {field}={value}: it must be positive")
         if not 0 <= float(self.dropout) < 1:
             raise ValueError(f"UNet got dropout={self.dropout}, which is not a rate in [0, 1)")
+        for field in ("freq_shift", "downsample_padding"):
+            if getattr(self, field) not in (0, 1):
+                raise ValueError(
+                    f"UNet cannot be built with {field}={getattr(self, field)}: it must be 0 or 1"
+                )
+        if not 0 < self.epsilon < 1:
+            raise ValueError(f"UNet got epsilon={self.epsilon}, which does not lie in (0, 1)")
         for width in (self.channels, *(self.channels * factor for factor in self.multipliers)):
             if width % self.groups:
                 raise ValueError(
@@ -249,6 +277,15 @@ class UNet(nn.Module):
         check_size("UNet", x, self.patch * 2 ** (levels - 1), why)
         smaller = min(x.shape[1:3]) // self.patch
         sizes = [smaller // 2**level for level in range(levels)]
+        attending = [
+            f for size, f in zip(sizes, self.multipliers, strict=True) if size in self.attention
+        ]
+        for width in (self.channels * factor for factor in (*attending, self.multipliers[-1])):
+            if self.head_dim is not None and (self.head_dim < 1 or width % self.head_dim):
+                raise ValueError(
+                    f"UNet cannot have attention on {width} channels in heads of "
+                    f"head_dim={self.head_dim}: it must divide them"
+                )
         if missing := [size for size in self.attention if size not in sizes]:
             raise ValueError(
                 f"UNet cannot have attention={tuple(self.attention)}: no level of a "

@@ -1,5 +1,6 @@
 """Builds the network, schedule, optimizer and initial state of a configuration."""
 
+import inspect
 import math
 import re
 from dataclasses import fields
@@ -91,6 +92,11 @@ def build_model(config: ModelConfig, axis_name: str | None = None) -> Any:
         dropout=config.dropout,
         groups=config.groups,
         patch=config.patch,
+        epsilon=config.epsilon,
+        head_dim=config.head_dim,
+        freq_shift=config.freq_shift,
+        downsample_padding=config.downsample_padding,
+        num_classes=config.num_classes,
         remat=config.remat,
         dtype=dtype,
     )
@@ -104,8 +110,14 @@ def build_schedule(config: DiffusionConfig) -> Schedule:
     """
     if config.num_steps < 1:
         raise RunError(f"--diffusion.num-steps must be at least 1, got {config.num_steps}")
+    make = getattr(schedules, config.schedule)
+    betas = {name: getattr(config, name) for name in ("beta_start", "beta_end")}
+    betas = {name: value for name, value in betas.items() if value is not None}
+    if other := betas.keys() - inspect.signature(make).parameters.keys():
+        flag = f"--diffusion.{min(other).replace('_', '-')}"
+        raise RunError(f"{flag}: the schedule {config.schedule} has no such number: leave it out")
     with run_errors(f"--diffusion.schedule {config.schedule}"):
-        schedule = getattr(schedules, config.schedule)(config.num_steps)
+        schedule = make(config.num_steps, **betas)
     if config.precondition != "none":
         wanted = {"kind": "x0", "norm": "l2", "weighting": "none"}
         for name, value in wanted.items():

@@ -65,6 +65,16 @@ class ModelConfig:
     """Groups of GroupNorm (unet)."""
     patch: int = 1
     """Side in pixels of the patches at the network's input and output (unet)."""
+    epsilon: float = 1e-6
+    """What GroupNorm adds to the variance (unet)."""
+    head_dim: int | None = None
+    """Channels of a head of attention; one head if not given (unet)."""
+    freq_shift: Literal[0, 1] = 1
+    """Shift of the frequencies of the time embedding (unet)."""
+    downsample_padding: Literal[0, 1] = 0
+    """Where a size is halved, pad below and to the right (0) or on all sides (1) (unet)."""
+    num_classes: int | None = None
+    """Labels that an imported network takes besides none (unet)."""
     remat: bool = False
     """Recompute activations in the backward pass to save memory (unet)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -81,6 +91,10 @@ class DiffusionConfig:
     """Noise schedule."""
     num_steps: int = 1000
     """T, the number of noise levels."""
+    beta_start: float | None = None
+    """First beta, for schedules that have one; the schedule's own if not given."""
+    beta_end: float | None = None
+    """Last beta, likewise."""
     zero_terminal_snr: bool = False
     """Rescale the schedule so that x_T is pure noise."""
     kind: Literal["eps", "x0", "v", "score"] = "eps"
@@ -194,10 +208,17 @@ MAY_DIFFER = {
 
 LATER = {
     "data.channels",
+    "diffusion.beta_end",
+    "diffusion.beta_start",
     "diffusion.levels",
     "diffusion.levels_mean",
     "diffusion.levels_std",
     "diffusion.precondition",
+    "model.downsample_padding",
+    "model.epsilon",
+    "model.freq_shift",
+    "model.head_dim",
+    "model.num_classes",
     "optim.averages",
     "optim.muon_rate",
     "optim.name",

@@ -175,8 +175,13 @@ def check_same_config(workdir: str, new: dict[str, Any], old: dict[str, Any]) ->
         )
 
 
+def is_without_images(record: dict[str, Any]) -> bool:
+    """Whether a run was made of foreign weights and has not been trained here yet."""
+    return "imported" in record and "data" not in record
+
+
 def check_images(workdir: str, fingerprint: str, count: int, record: dict[str, Any]) -> None:
-    """Checks that these are the images of a run.
+    """Checks that these are the images of a run, if it has any yet.
 
     Args:
       workdir: folder of the run.
@@ -186,6 +191,8 @@ def check_images(workdir: str, fingerprint: str, count: int, record: dict[str, A
     Raises:
       RunError: when they are not; it says how many there were and are.
     """
+    if is_without_images(record):
+        return
     path, about = Path(workdir) / "config.json", record.get("data")
     about = about if isinstance(about, dict) else {}
     for name in ("fingerprint", "num_images", "source"):

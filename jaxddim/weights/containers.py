@@ -8,11 +8,13 @@ Sizes that a file gives are compared with what it holds, and never allocated.
 """
 
 import io
+import itertools
 import json
 import struct
+import sys
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -153,3 +155,27 @@ def _safetensors(content: bytes) -> Mapping[str, np.ndarray]:
 
     json.loads(content[8 : 8 + length], object_pairs_hook=once)
     return load(content)
+
+
+def write(file: BinaryIO, whole: Any) -> None:
+    """Writes an object of numbers, strings, containers and arrays as `torch.save` would.
+
+    Args:
+      file: where the zip is written.
+      whole: the object.
+    """
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+
+        def entry(name: str, content: bytes) -> None:
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
+
+        keys = itertools.count()
+
+        def stored(array: np.ndarray) -> str:
+            key = str(next(keys))
+            entry(f"data/{key}", np.ascontiguousarray(array).tobytes())
+            return key
+
+        entry("data.pkl", pickles.written(whole, stored))
+        entry("byteorder", sys.byteorder.encode())
+        entry("version", b"3\n")

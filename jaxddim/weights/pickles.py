@@ -13,7 +13,8 @@ Attributes that a BUILD gives to a dictionary (`_metadata` of a state dict) are 
 
 import math
 import pickletools
-from collections.abc import Callable, Iterator, Mapping
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import jax.numpy as jnp
@@ -234,3 +235,53 @@ def _finished(whole: Any) -> Any:
 
     height(whole, 0)
     return whole
+
+
+def written(whole: Any, stored: Callable[[np.ndarray], str]) -> bytes:
+    """The pickle of an object of numbers, strings, containers and arrays, as `read` takes it.
+
+    Args:
+      whole: the object.
+      stored: stores an array's numbers and returns their key.
+    Raises:
+      ValueError: for anything else, or an array of a type that PyTorch's files do not have.
+    """
+    kinds = {np.dtype(dtype): name for name, dtype in TYPES.items()}
+
+    def several(items: Iterable[Any], end: bytes) -> bytes:
+        return b"(" + b"".join(map(bytes_of, items)) + end
+
+    def tensor(array: np.ndarray) -> bytes:
+        if array.dtype not in kinds:
+            raise ValueError(f"a PyTorch file has no numbers of the type {array.dtype}")
+        strides = [step // array.itemsize for step in np.empty(array.shape, array.dtype).strides]
+        kind = f"ctorch\n{kinds[array.dtype]}\n".encode()
+        storage = b"".join(map(bytes_of, (stored(array), "cpu", array.size)))
+        place = b"(" + bytes_of("storage") + kind + storage + b"tQ"
+        form = b"".join(map(bytes_of, (0, array.shape, tuple(strides), False)))
+        hooks = b"ccollections\nOrderedDict\n)R"
+        return b"ctorch._utils\n_rebuild_tensor_v2\n(" + place + form + hooks + b"tR"
+
+    def bytes_of(item: Any) -> bytes:
+        match item:
+            case None | bool():
+                return {None: b"N", True: b"\x88", False: b"\x89"}[item]
+            case int():
+                long = item.to_bytes(item.bit_length() // 8 + 1, "little", signed=True)
+                return b"\x8a" + bytes([len(long)]) + long
+            case float():
+                return b"G" + struct.pack(">d", item)
+            case str():
+                text = item.encode()
+                return b"X" + struct.pack("<I", len(text)) + text
+            case np.ndarray():
+                return tensor(item)
+            case list():
+                return b"]" + several(item, b"e")
+            case tuple():
+                return several(item, b"t")
+            case dict():
+                return b"}" + several((part for pair in item.items() for part in pair), b"u")
+        raise ValueError(f"a PyTorch file cannot hold a {type(item).__name__}")
+
+    return b"\x80\x02" + bytes_of(whole) + b"."

@@ -81,7 +81,7 @@ def check(
     ]
     if missing or other:
         kinds = {"missing": missing, "of another shape": other}
-        parts = [f"{len(n)} {kind}: {_first(n)}" for kind, n in kinds.items() if n]
+        parts = [f"{len(n)} {kind}: {first(n)}" for kind, n in kinds.items() if n]
         raise ValueError(f"{what}, but of its {len(shapes)} tensors {'; '.join(parts)}")
 
 
@@ -91,7 +91,7 @@ def _brief(error: BaseException) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-def _first(names: list[str]) -> str:
+def first(names: list[str]) -> str:
     """The first names in sorted order, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(sorted(names)[:3]) + more

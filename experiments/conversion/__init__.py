@@ -1,0 +1,1 @@
+"""Foreign weights as runs, runs as foreign weights, and both compared."""
