@@ -105,7 +105,7 @@ def q_marginal(schedule: Schedule, x0: jax.Array, t: ArrayLike) -> jax.Array:
     Source: arXiv 2010.02502, eq. 17.
     """
     (x0,) = _vectors(schedule, x0)
-    checks.each(len(x0), t=t)
+    checks.each(x0.shape[0], t=t)
     log_snr = schedule.log_snr_at(t, x0.ndim)
     return jax.nn.sigmoid(log_snr) * x0 + jax.nn.sigmoid(-log_snr) / x0.shape[-1]
 
@@ -134,7 +134,7 @@ def q_sample(
     """
     checks.schedule(schedule)
     checks.classes(x0, num_classes, "x0")
-    checks.each(len(x0), t=t)
+    checks.each(x0.shape[0], t=t)
     anew, value = jax.random.split(checks.single_key(key))
     log_snr = schedule.log_snr_at(t, x0.ndim)
     drawn = jax.random.randint(value, x0.shape, 0, num_classes, jnp.int32)
@@ -169,7 +169,7 @@ def q_posterior(
       [0.4830000102519989, 0.5170000195503235, 0.0]
     """
     x0, x_t = _vectors(schedule, x0, x_t)
-    checks.each(len(x0), t=t, s=s)
+    checks.each(x0.shape[0], t=t, s=s)
     w = mixture(schedule, t, s, x0.ndim, eta=eta)
     return w.x_t * x_t + w.x0 * x0 + w.uniform / x0.shape[-1]
 

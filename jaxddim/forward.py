@@ -53,7 +53,7 @@ def q_sample(schedule: Schedule, x0: jax.Array, t: ArrayLike, eps: jax.Array) ->
     """
     checks.schedule(schedule)
     x0, eps = images(schedule.dtype, x0=x0, eps=eps)
-    checks.each(len(x0), t=t)
+    checks.each(x0.shape[0], t=t)
     alpha, sigma = schedule.scales(t, x0.ndim)
     return alpha * x0 + sigma * eps
 
@@ -126,7 +126,7 @@ def q_posterior(
     checks.schedule(schedule)
     checks.reverse(t, s, schedule.num_steps)
     x0, x_t = images(schedule.dtype, x0=x0, x_t=x_t)
-    checks.each(len(x0), t=t, s=s)
+    checks.each(x0.shape[0], t=t, s=s)
     alpha_t, sigma_t = schedule.scales(t, x0.ndim)
     alpha_s, _ = schedule.scales(s, x0.ndim)
     direction, std = direction_and_std(schedule, t, s, eta, x0.ndim)

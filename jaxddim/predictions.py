@@ -111,7 +111,7 @@ def _floats(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike)
     """x_t and the network's output in the schedule's type, after checks of shapes."""
     checks.schedule(schedule)
     checks.output(output, np.shape(x_t))
-    checks.each(len(x_t), t=t)
+    checks.each(x_t.shape[0], t=t)
     return images(schedule.dtype, x_t=x_t, output=output)
 
 
@@ -160,7 +160,7 @@ def target(
     checks.schedule(schedule)
     checks.times(t, schedule.num_steps, low=1 if kind == "score" else 0)
     x0, eps = images(schedule.dtype, x0=x0, eps=eps)
-    checks.each(len(x0), t=t)
+    checks.each(x0.shape[0], t=t)
     alpha, sigma = schedule.scales(t, x0.ndim)
     if kind == "eps":
         return eps

@@ -245,7 +245,9 @@ FORMS: tuple[Form, ...] = (
 
 
 def choose(layer: Layer) -> Form:
-    """The form of a layer on CPU."""
+    """The form of a layer on CPU; XLA's own for a batch of any size."""
+    if not all(isinstance(size, int) for size in layer.x):
+        return PLAIN
     return next(form for form in FORMS if form.applies(layer))
 
 

@@ -32,7 +32,7 @@ def _total_cpu(x: jax.Array) -> jax.Array:
 
 
 def _spread(v: jax.Array, *, space: tuple[int, ...]) -> jax.Array:
-    return lax.broadcast_in_dim(v, (len(v), *space, v.shape[-1]), (0, 1 + len(space)))
+    return lax.broadcast_in_dim(v, (v.shape[0], *space, v.shape[-1]), (0, 1 + len(space)))
 
 
 _total_p = by_platform("total", _total, _total_cpu)
@@ -55,4 +55,4 @@ ad.deflinear2(_spread_p, lambda ct, v, **_: [total(ct)])
 
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """Adds the same vector to every pixel of every image: `[b, h, w, c]` and `[c]`."""
-    return x + spread(jnp.broadcast_to(bias, (len(x), *bias.shape)), *x.shape[1:-1])
+    return x + spread(jnp.broadcast_to(bias, (x.shape[0], *bias.shape)), *x.shape[1:-1])

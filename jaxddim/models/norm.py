@@ -117,5 +117,5 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         a = scale * lax.rsqrt(var + self.epsilon)
-        a, c = (jnp.broadcast_to(v, (len(x), *shape)) for v in (a, bias - mean * a))
+        a, c = (jnp.broadcast_to(v, (x.shape[0], *shape)) for v in (a, bias - mean * a))
         return _multiply_add(x, a, c).astype(self.dtype)

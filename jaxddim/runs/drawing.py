@@ -15,6 +15,7 @@ from jaxddim.grids import timesteps
 from jaxddim.runs.errors import RunError, run_errors
 from jaxddim.runs.trained import Clip, Trained
 from jaxddim.sampling.loop import sample
+from jaxddim.sampling.solver import StepFn
 from jaxddim.sampling.steps import ddim_step, ddpm_step
 
 CHUNKS, WORK = (4, 8, 16), 7e9
@@ -61,11 +62,7 @@ def sampler(config: DrawConfig, run: Trained, chunk: int) -> Callable[[int], jax
     Raises:
       RunError: for an impossible time grid.
     """
-    grid = time_grid(config, run)
-    if config.method == "ddim":
-        step = functools.partial(ddim_step, eta=config.eta)
-    else:
-        step = functools.partial(ddpm_step, variance=config.variance)
+    grid, step = time_grid(config, run), stepper(config)
     shape = (chunk, *run.config.data.shape)
 
     @compiled
@@ -76,6 +73,13 @@ def sampler(config: DrawConfig, run: Trained, chunk: int) -> Callable[[int], jax
         )
 
     return functools.partial(draw, run.variables)
+
+
+def stepper(config: DrawConfig) -> StepFn:
+    """The step of the method."""
+    if config.method == "ddim":
+        return functools.partial(ddim_step, eta=config.eta)
+    return functools.partial(ddpm_step, variance=config.variance)
 
 
 def time_grid(config: DrawConfig, run: Trained) -> jax.Array:

@@ -78,7 +78,7 @@ def langevin_step(
     checks.schedule(schedule)
     checks.pair(prediction, np.shape(x))
     x, eps = images(schedule.dtype, x=x, eps=prediction[1])
-    checks.each(len(x), t=t)
+    checks.each(x.shape[0], t=t)
     _, sigma = schedule.scales(t, x.ndim)
     return Gaussian(x - 2 * snr**2 * sigma * eps, 2 * snr * sigma)
 

@@ -67,7 +67,7 @@ def ddim_step(
     checks.schedule(schedule)
     checks.pair(prediction, np.shape(x_t))  # which determines x_t
     x0, eps = images(schedule.dtype, x0=prediction[0], eps=prediction[1])
-    checks.each(len(x0), t=t, s=s)
+    checks.each(x0.shape[0], t=t, s=s)
     direction, std = direction_and_std(schedule, t, s, eta, x0.ndim)
     alpha_s, _ = schedule.scales(s, x0.ndim)
     return Gaussian(alpha_s * x0 + direction * eps, std)
@@ -111,7 +111,7 @@ def ddpm_step(
     checks.pair(prediction, np.shape(x_t))
     checks.reverse(t, s, schedule.num_steps)
     x_t, x0 = images(schedule.dtype, x_t=x_t, x0=prediction[0])
-    checks.each(len(x_t), t=t, s=s)
+    checks.each(x_t.shape[0], t=t, s=s)
     alpha_t, sigma_t = schedule.scales(t, x_t.ndim)
     alpha_s, sigma_s = schedule.scales(s, x_t.ndim)
     drawn = -jnp.expm1(snr_gap(schedule, t, s, x_t.ndim))

@@ -111,7 +111,7 @@ def train_step(
         t = jax.random.randint(t_key, x0.shape[:1], 1, schedule.num_steps + 1, jnp.int32)
     else:
         levels.check(times, schedule.num_steps)
-        t = levels.draw(t_key, times, len(x0))
+        t = levels.draw(t_key, times, x0.shape[0])
     eps = jax.random.normal(eps_key, x0.shape, jnp.float32)
 
     def loss_fn(params, stats, x0, t, eps, labels, dropout_key):

@@ -1,0 +1,85 @@
+"""python -m experiments.export --workdir DIR --out FILE [--steps 50] [--batch N|any] ...
+
+Writes a run's whole sampler, weights included, as one file that needs jax and flatbuffers alone, on
+CPU, GPU and TPU. The file is `jax.export`'s: a function of a seed and the index of the first image
+that returns uint8 images, the same as those of experiments.sample.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from experiments.terminal import cli
+from experiments.terminal.checks import check_numbers, check_step, make_folder
+from experiments.terminal.errors import UserError
+from experiments.terminal.files import located, replace, save_arrays
+from experiments.terminal.progress import stage
+from jaxddim.runs import exporting, trained
+from jaxddim.runs.drawing import DrawConfig, chunk_size
+
+
+@dataclass(frozen=True)
+class ExportConfig(DrawConfig):
+    """Write a run's sampler as one file.
+
+    It takes seconds on two cores.
+    """
+
+    out: str = ""
+    """File to write, such as sampler.jaxexport."""
+    batch: str = ""
+    """Images a call, or any; by default as many as experiments.sample computes at a time."""
+    weights: Literal["ema", "raw", "beside"] = "ema"  # type: ignore[assignment]
+    """ema: averaged weights; raw: last weights; beside: averaged weights in FILE.npz instead of inside,
+    which the function takes first."""
+    input: Literal["seed", "noise"] = "seed"
+    """noise: the first argument is x_T instead of a seed."""
+
+
+def write(config: ExportConfig) -> None:
+    """Writes the file.
+
+    Raises:
+      RunError: for a folder without a run, a missing checkpoint or an impossible grid.
+      UserError: for an invalid batch, or an --out that cannot be written to.
+    """
+    check_numbers(config, "steps")
+    check_step(config)
+    if not config.out:
+        raise UserError("--out is missing: name a file, such as sampler.jaxexport")
+    if config.batch not in ("", "any") and not (config.batch.isdecimal() and int(config.batch)):
+        raise UserError(f"--batch {config.batch}: expected a number of images, or any")
+    out, beside = located(config.out), config.weights == "beside"
+    make_folder(out.parent)
+    with stage("restoring the network", wait=True):
+        weights = "ema" if beside else config.weights
+        run = trained.restore(config.workdir, config.checkpoint, weights, config.clip, config.ema)
+        batch = int(config.batch) if config.batch.isdecimal() else chunk_size(run)
+    with stage("lowering the sampler for CPU, GPU and TPU", wait=True):
+        function = exporting.exported(
+            config,
+            run,
+            None if config.batch == "any" else batch,
+            from_noise=config.input == "noise",
+            beside=beside,
+        )
+        content = function.serialize()
+    files = [out]
+    try:
+        replace(out, lambda file: file.write(content))
+        if beside:
+            files.append(out.with_name(f"{out.name}.npz"))
+            save_arrays(files[1], **exporting.named(run))
+    except OSError as error:
+        raise UserError(f"--out {config.out} cannot be written ({error.strerror})") from None
+    inputs = ", ".join(f"{a.dtype}[{', '.join(map(str, a.shape))}]" for a in described(function))
+    sizes = " and ".join(f"{path} ({path.stat().st_size / 1e6:.1f} MB)" for path in files)
+    print(f"{sizes}: ({'weights, ' * beside}{inputs}) -> {function.out_avals[0]}")
+
+
+def described(function: Any) -> list[Any]:
+    """The inputs of an exported sampler but the weights: its last two."""
+    return list(function.in_avals[-2:])
+
+
+if __name__ == "__main__":
+    cli.run(write, ExportConfig)
