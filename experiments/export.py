@@ -29,8 +29,8 @@ class ExportConfig(DrawConfig):
     batch: str = ""
     """Images a call, or any; by default as many as experiments.sample computes at a time."""
     weights: Literal["ema", "raw", "beside"] = "ema"  # type: ignore[assignment]
-    """ema: averaged weights; raw: last weights; beside: averaged weights in FILE.npz instead of inside,
-    which the function takes first."""
+    """ema: averaged weights; raw: last weights; beside: averaged weights, in FILE.npz, which the
+    function takes first."""
     input: Literal["seed", "noise"] = "seed"
     """noise: the first argument is x_T instead of a seed."""
 
