@@ -40,7 +40,7 @@ class Schedule:
 class Optimizer(OptimConfig):
     """The optimizer of further training: Adam goes on from the file's state, if it has one."""
 
-    learning_rate: float | None = None
+    learning_rate: float | None = None  # pyrefly: ignore[bad-override]
     """Learning rate; that of the file, or else 2e-4."""
 
 

@@ -28,7 +28,7 @@ class ExportConfig(DrawConfig):
     """File to write, such as sampler.jaxexport."""
     batch: str = ""
     """Images a call, or any; by default as many as experiments.sample computes at a time."""
-    weights: Literal["ema", "raw", "beside"] = "ema"  # type: ignore[assignment]
+    weights: Literal["ema", "raw", "beside"] = "ema"  # pyrefly: ignore[bad-override]
     """ema: averaged weights; raw: last weights; beside: averaged weights, in FILE.npz, which the
     function takes first."""
     input: Literal["seed", "noise"] = "seed"

@@ -52,7 +52,7 @@ def test_a_line_of_the_quick_start_can_be_pasted_and_pasted_again(shell, number,
 
 
 def test_the_tour_runs_and_draws_images_in_range():
-    (tour,) = blocks("python")
+    tour, _ = blocks("python")
     quicker = tour.replace("UNet(channels=64)", "UNet(channels=32, multipliers=(1,), attention=())")
     quicker = quicker.replace("num_steps, 50", "num_steps, 3")
     assert quicker != tour

@@ -10,6 +10,7 @@ from jax import export
 
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
+from tests.test_readme import blocks
 
 pytestmark = pytest.mark.slow  # samplers are lowered for three platforms and compiled
 root = tiny.root
@@ -103,30 +104,26 @@ def test_methods_are_those_of_sample(trained, exported, tmp_path, flags):
         near(call(function, np.uint32(0), np.int32(0)), file["images"])
 
 
-RUN = """
+TOLD = """
+np.save("images.npy", images)
 import sys
-import jax, numpy as np
-from jax import export
-with open(sys.argv[1], "rb") as file:
-    sampler = export.deserialize(bytearray(file.read()))
-np.save(sys.argv[2], jax.jit(sampler.call)(np.uint32(0), np.int32(0)))
 print(sorted({name.split(".")[0] for name in sys.modules} & {"jaxddim", "flax", "optax", "orbax"}))
 """
 
 
 def test_jax_and_flatbuffers_are_enough(exported, images, tmp_path):
-    """In an environment of its own that has nothing else."""
+    """The README's lines, in an environment of its own that has nothing else."""
     exported("--batch", 4)
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "bare"], check=True)
     python = tmp_path / "bare" / "bin" / "python"
     wanted = [f"jax=={jax.__version__}", "flatbuffers"]
     subprocess.run([python, "-m", "pip", "install", "-q", *wanted], check=True)
-    files = [tmp_path / "sampler.jaxexport", tmp_path / "images.npy"]
+    _, lines = blocks("python")
     told = subprocess.run(
-        [python, "-c", RUN, *files], check=True, capture_output=True, text=True, cwd=tmp_path
+        [python, "-c", lines + TOLD], check=True, capture_output=True, text=True, cwd=tmp_path
     )
     assert told.stdout.strip() == "[]"
-    near(np.load(files[1]), images[:4])
+    near(np.load(tmp_path / "images.npy"), images[:4])
 
 
 MISTAKES = {

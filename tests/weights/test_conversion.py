@@ -2,12 +2,14 @@
 
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 import jaxddim
 from jaxddim.runs import build as builds
@@ -16,6 +18,7 @@ from jaxddim.weights import containers, diffusers, names, official, reader, seed
 from jaxddim.weights.imported import abstract
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
+from tests import tiny  # noqa: E402
 from tests.weights import foreign  # noqa: E402
 
 pytestmark = pytest.mark.slow  # networks are compiled here and run there
@@ -363,3 +366,96 @@ def test_old_names_of_attention_shards_and_half_precision(pipeline, tmp_path):
     assert found.diffusion == given
     with pytest.raises(ValueError, match=r"--diffusion\.schedule linear"):
         diffusers.read(tmp_path)
+
+
+# -- the library's own training, and further training here ------------------------------
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """What diffusers' example of unconditional training saves after 4 steps on 64 pictures.
+
+    Its loop: a DDPM scheduler, AdamW with warm-up and cosine decay, clipping, an average of the
+    weights; then a pipeline with the averaged weights, and a checkpoint with both.
+    """
+    library = pytest.importorskip("diffusers", reason="diffusers is not installed")
+    from diffusers.optimization import get_scheduler
+    from diffusers.training_utils import EMAModel
+
+    folder = tmp_path_factory.mktemp("example")
+    torch.manual_seed(0)
+    network = library.UNet2DModel(**BLOCKS, act_fn="silu")
+    average = EMAModel(
+        network.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75,
+        model_cls=library.UNet2DModel, model_config=network.config,
+    )  # fmt: skip
+    noise = library.DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-4, (0.95, 0.999), 1e-8, 1e-6)
+    rate = get_scheduler("cosine", optimizer, num_warmup_steps=2, num_training_steps=4)
+    pictures = torch.rand(64, 3, 16, 16) * 2 - 1
+    for batch in pictures.split(16):
+        eps, t = torch.randn_like(batch), torch.randint(0, 1000, (16,)).long()
+        output = network(noise.add_noise(batch, eps, t), t).sample
+        torch.nn.functional.mse_loss(output.float(), eps).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        rate.step()
+        optimizer.zero_grad()
+        average.step(network.parameters())
+    network.save_pretrained(folder / "checkpoint-4" / "unet")
+    average.save_pretrained(folder / "checkpoint-4" / "unet_ema")
+    averaged = library.UNet2DModel.from_config(network.config)
+    average.copy_to(averaged.parameters())
+    library.DDPMPipeline(averaged, noise).save_pretrained(folder)
+    return network.eval(), averaged.eval(), folder
+
+
+def test_what_the_example_saves(example):
+    network, averaged, folder = example
+    x, index = inputs()
+    whole, checkpoint = diffusers.read(folder), diffusers.read(folder / "checkpoint-4")
+    assert (
+        whole.diffusion == checkpoint.diffusion
+    )  # the checkpoint's stands in the folder around it
+    for found in (whole, checkpoint):
+        assert largest(ours(found)(x, index), forward(averaged, x, index)) <= 5e-6
+    raw = checkpoint._replace(averaged=checkpoint.variables)
+    assert largest(ours(raw)(x, index), forward(network, x, index)) <= 5e-6
+
+
+def test_it_is_trained_further_here_and_loaded_there(example, tmp_path, monkeypatch):
+    import diffusers as library
+
+    *_, folder = example
+    monkeypatch.setenv("HOME", str(tmp_path))
+    convert = functools.partial(tiny.command, "convert")
+    run, back = tmp_path / "run", tmp_path / "back"
+    assert convert("--from", folder / "checkpoint-4", "--workdir", run).code == 0
+    flags = ["--data.source", "rendered", "--data.num-images", "64"]
+    flags += ["--data.cache-dir", tmp_path / "c", "--data.data-dir", tmp_path / "d"]
+    flags += ["--train.steps", "3", "--train.batch-size", "16"]
+    told = tiny.command("train", "--workdir", run, *flags, "--train.sample-steps", "2")
+    assert told.code == 0, told
+    flags = ["--to", "diffusers", "--workdir", run, "--out", back, "--weights", "raw"]
+    assert convert(*flags).code == 0
+    there = library.DDIMPipeline.from_pretrained(back).unet.eval()
+    found = diffusers.read(back)
+    x, index = inputs()
+    assert largest(ours(found)(x, index), forward(there, x, index)) <= 5e-6
+    before = ours(diffusers.read(folder / "checkpoint-4"))(x, index)
+    assert 1e-4 < largest(forward(there, x, index), before) < 1
+    drawn = library.DDIMPipeline.from_pretrained(back)(
+        num_inference_steps=2, batch_size=1, output_type="np"
+    )
+    assert drawn.images.shape == (1, 16, 16, 3)
+
+
+def test_the_command_compares_both(example, tmp_path):
+    flags = ["--from", example[2], "--check", "--num", 2, "--out", tmp_path / "a.png"]
+    told = tiny.command("convert", *flags)
+    assert told.code == 0, told
+    both = re.findall(r"([\d.e+-]+) of the largest value", told.out)
+    assert len(both) == 2 and float(both[0]) <= 1e-5 and float(both[1]) <= 1e-4
+    with Image.open(tmp_path / "a.png") as image:
+        width, height = image.size
+    assert height > width  # four grids of two images
