@@ -10,7 +10,6 @@ import dataclasses
 import datetime
 import functools
 import time
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,16 +17,16 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from experiments.data import cache, decoding
-from experiments.evaluation import images, references
+from experiments.data import cache
+from experiments.evaluation import files, images, references
 from experiments.evaluation.features import loading
 from experiments.evaluation.metrics import DEFAULT, METRICS, Subject
 from experiments.terminal import checks, cli
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import located, save_json, to_json
 from experiments.terminal.progress import stage, tracked
-from experiments.terminal.texts import count, listed, printable
-from jaxddim.runs import drawing, trained
+from experiments.terminal.texts import count
+from jaxddim.runs import drawing, methods, trained
 from jaxddim.runs import record as records
 from jaxddim.runs.trained import Trained
 
@@ -54,7 +53,7 @@ OTHER_NAMES = {
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(drawing.DrawConfig):
+class EvaluateConfig(methods.DrawConfig):
     """Measure the sample quality of a trained run.
 
     For a run of demo it takes minutes on two cores, most of it for 2000 samples.
@@ -101,7 +100,7 @@ def evaluate(config: EvaluateConfig) -> None:
             )
     notes: list[str] = []
     if config.samples is None:
-        grid = np.asarray(drawing.time_grid(config, run))
+        grid = np.asarray(methods.time_grid(config, run.schedule))
         draw = functools.partial(drawn, config, run)
     else:
         grid, draw = None, functools.partial(read, config, run, notes)
@@ -120,7 +119,9 @@ def evaluate(config: EvaluateConfig) -> None:
                 f"images{cli.nearest(split, splits.images)}"
             )
         with stage("reading --reference", wait=True):
-            splits.images[OTHER] = pictures_at("--reference", split, run.config.data.shape, notes)
+            splits.images[OTHER] = files.pictures_at(
+                "--reference", split, run.config.data.shape, notes
+            )
         split = OTHER
     if len(splits.images[split]) < FEWEST:
         raise UserError(f"--reference {config.reference} has fewer than {FEWEST} images")
@@ -185,7 +186,7 @@ def read(config: EvaluateConfig, run: Trained, notes: list[str]) -> np.ndarray:
       UserError: when they cannot be read, are too few, or differ in size from the run's images.
     """
     path = str(config.samples)
-    found = pictures_at("--samples", path, run.config.data.shape, notes)
+    found = files.pictures_at("--samples", path, run.config.data.shape, notes)
     num = len(found) if config.num is None else config.num
     if not FEWEST <= num <= len(found):
         raise UserError(
@@ -195,64 +196,6 @@ def read(config: EvaluateConfig, run: Trained, notes: list[str]) -> np.ndarray:
     if num < len(found):
         notes.append(f"--samples {path}: the first {num} of {len(found)} images are measured")
     return found[:num]
-
-
-def pictures_at(flag: str, where: str, shape: tuple[int, int, int], notes: list[str]) -> np.ndarray:
-    """The pictures in a FILE.npz or folder, uint8 [n, h, w, c], which must have the run's size.
-
-    Raises:
-      UserError: when they cannot be read, or differ in size from the run's images.
-    """
-    path = located(where)
-    try:
-        if path.suffix.lower() == ".npz" and not path.is_dir():
-            found = _read_npz(path)
-        else:
-            found = _read_folder(flag, path, shape[2], notes)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{flag} {path} cannot be read ({' '.join(str(error).split())}): give a FILE.npz or "
-            "a folder of pictures, as experiments.sample writes them"
-        ) from None
-    if found.dtype != np.uint8 or found.shape[1:] != shape:
-        raise UserError(
-            f"{flag} {path} holds {found.dtype} {list(found.shape)}: expected uint8 "
-            f"[n, {', '.join(map(str, shape))}], like the run's images"
-        )
-    return found
-
-
-def _read_npz(path: Path) -> np.ndarray:
-    with path.open("rb") as file, np.load(file) as arrays:
-        return arrays["images"]
-
-
-def _read_folder(flag: str, path: Path, channels: int, notes: list[str]) -> np.ndarray:
-    """The pictures in a folder, by name, decoded as for training but not resized."""
-    from PIL import Image
-
-    if not path.is_dir():
-        raise ValueError("no such folder")
-    known, images, others = Image.registered_extensions(), {}, []
-    files = [file for file in sorted(path.iterdir()) if file.name[0] != "." and file.is_file()]
-    with decoding.without_warnings():
-        for file in files:
-            found = decoding.decode(file, None, channels)
-            if found.image is not None:
-                images[file.name] = found.image
-            elif found.remark == decoding.NOT_AN_IMAGE and file.suffix.lower() not in known:
-                others.append(file.name)
-            else:
-                raise ValueError(f"{printable(file.name)}: {found.remark}")
-    if not images:
-        raise ValueError("no picture in it")
-    shapes = {image.shape: name for name, image in images.items()}
-    if len(shapes) > 1:
-        sizes = [f"{name}: {h}x{w} pixels" for (h, w, _), name in shapes.items()]
-        raise ValueError(f"pictures of several sizes: {listed(sizes)}")
-    if others:
-        notes.append(f"{flag} {path}: skipped {len(others)} ({listed(others)}), no images")
-    return np.stack(list(images.values()))
 
 
 def default_out(config: EvaluateConfig, run: Trained) -> Path:

@@ -14,7 +14,8 @@ from experiments.terminal.errors import UserError
 from experiments.terminal.files import located, replace, save_arrays
 from experiments.terminal.progress import stage
 from jaxddim.runs import exporting, trained
-from jaxddim.runs.drawing import DrawConfig, chunk_size
+from jaxddim.runs.drawing import chunk_size
+from jaxddim.runs.methods import DrawConfig
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from experiments.evaluation import images
 from experiments.evaluation.features import loading
 from experiments.reproduction import (
     consistency,
+    findings,
     interpolation,
     ode,
     quality,
@@ -38,7 +39,7 @@ from experiments.terminal.progress import stage
 from jaxddim.runs import record as records
 from jaxddim.runs import trained
 from jaxddim.runs.flat import finite
-from jaxddim.runs.trained import Clip
+from jaxddim.runs.methods import Clip
 
 FEWEST = 4  # samples: enough for two blocks of KID
 
@@ -58,7 +59,7 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "table1": Part("Table 1: quality over eta and S", quality.measure, quality.lines),
+    "table1": Part("Table 1: quality over eta and S", quality.measure, findings.lines),
     "figure4": Part("Figure 4: time, and what DDIM saves", timing.measure, timing.lines),
     "figure5": Part("Figure 5: consistency", consistency.measure, consistency.lines),
     "figure6": Part(

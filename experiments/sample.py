@@ -19,7 +19,8 @@ from experiments.terminal.files import located
 from experiments.terminal.progress import stage, tracked
 from experiments.terminal.texts import count, listed
 from jaxddim.runs import trained
-from jaxddim.runs.drawing import DrawConfig, drawn
+from jaxddim.runs.drawing import drawn
+from jaxddim.runs.methods import DrawConfig
 
 FILES = (".png", ".npz")
 OTHERS = {".npy", ".pt", ".svg", ".zip"}

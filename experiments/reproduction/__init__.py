@@ -2,6 +2,7 @@
 
 study          -> `Study`: the run, its images, and results saved with their recipe
 quality        -> table 1 and figure 3: quality over eta and S
+findings       -> table 1 in Markdown, and what its numbers say
 timing         -> figure 4: seconds over S, and the speed-up of DDIM
 consistency    -> figure 5: one x_T, several S
 interpolation  -> figures 6 and 11-13: slerp on a line and between four corners

@@ -31,8 +31,8 @@ from experiments.terminal.progress import stage
 from experiments.terminal.texts import brief
 from jaxddim import checks
 from jaxddim.conditioning import fraction_of
-from jaxddim.runs.drawing import DrawConfig
 from jaxddim.runs.flat import finite, flatten
+from jaxddim.runs.methods import DrawConfig
 from jaxddim.runs.trained import Trained
 
 FORMAT = 2  # part of every recipe: raise it when results of the same recipe change
@@ -64,6 +64,8 @@ SAMPLERS = (
     SIGMA_HAT,
 )
 DDIM = SAMPLERS[0]
+SHOWN = 3
+"""Samples of each cell in the picture of table 1."""
 
 
 class Result(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.reproduction import plots, quality, texts
+from experiments.reproduction import findings, plots, quality, texts
 from experiments.reproduction.study import DDIM, SAMPLERS, SIGMA_HAT, Result, Study
 from experiments.terminal.progress import say
 from experiments.terminal.startup import switched_off
@@ -161,7 +161,7 @@ def speed_up(record: dict[str, Any]) -> list[str]:
     times = dict(zip(record["steps"], record["seconds"], strict=True))
 
     def row(name: str, cell: dict[str, Any], spent: float) -> list[str]:
-        distances = [texts.number(cell["fd"]), quality.spread(cell)]
+        distances = [texts.number(cell["fd"]), findings.spread(cell)]
         measured = texts.known(spent)
         times = [f"{spent:.3f}", f"{last / spent:.1f}"] if measured else ["not timed", texts.NONE]
         return [name, *times, *distances]
@@ -182,16 +182,16 @@ def speed_up(record: dict[str, Any]) -> list[str]:
     )
     base = names[record["ddpm"][-1]["eta"]]
     told += [f"Quality as in table 1, N = {record['num']}. The speed-up is over {base}.", ""]
-    few = [cell for cell in record["ddim"] if cell["steps"] < top and quality.known(cell)]
+    few = [cell for cell in record["ddim"] if cell["steps"] < top and findings.known(cell)]
     for c, spent in zip(record["ddpm"], own, strict=True):
-        if not few or not quality.known(c):
+        if not few or not findings.known(c):
             continue
         name = f"{names[c['eta']]} with {top} steps"
-        equal = [d for d in few if d["kid"] <= c["kid"] or not quality.apart(d, c)]
+        equal = [d for d in few if d["kid"] <= c["kid"] or not findings.apart(d, c)]
         if equal:
             d = min(equal, key=lambda d: d["steps"])
             how = "better than" if d["kid"] < c["kid"] else "within the spread of"
-            kid = f"a KID {how} DDPM's ({quality.spread(d)} against {quality.spread(c)})"
+            kid = f"a KID {how} DDPM's ({findings.spread(d)} against {findings.spread(c)})"
             if not texts.known(spent):
                 told.append(f"* {name} was not timed: DDIM has {kid} at S = {d['steps']}.")
                 continue
@@ -201,8 +201,8 @@ def speed_up(record: dict[str, Any]) -> list[str]:
             )
         else:
             told.append(
-                f"* {name}: DDIM with fewer steps does not reach its KID of {quality.spread(c)} on "
-                "this network, so there is no speed-up at equal quality to report; the paper "
+                f"* {name}: DDIM with fewer steps does not reach its KID of {findings.spread(c)} "
+                "on this network, so there is no speed-up at equal quality to report; the paper "
                 "finds 10 to 50 times."
             )
     return [*told, ""]

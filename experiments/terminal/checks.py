@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.terminal.errors import UserError
-from jaxddim.runs.drawing import DrawConfig
+from jaxddim.runs.methods import DrawConfig
 
 
 def check_numbers(config: Any, *positive: str) -> None:

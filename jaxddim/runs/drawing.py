@@ -2,8 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +10,10 @@ import numpy as np
 
 from jaxddim import checks
 from jaxddim.cpu.runtime import compiled
-from jaxddim.grids import timesteps
-from jaxddim.runs.errors import RunError, run_errors
-from jaxddim.runs.trained import Clip, Trained
+from jaxddim.runs.errors import RunError
+from jaxddim.runs.methods import DrawConfig, stepper, time_grid
+from jaxddim.runs.trained import Trained
 from jaxddim.sampling.loop import sample
-from jaxddim.sampling.solver import StepFn
-from jaxddim.sampling.steps import ddim_step, ddpm_step
 
 CHUNKS, WORK = (4, 8, 16), 7e9
 """On a CPU: the possible chunks (images per network call), and the least operations per call.
@@ -28,41 +25,13 @@ are not a long wait for a user who wants one. For `demo` (0.5e9 operations per i
 """
 
 
-@dataclass(frozen=True)
-class DrawConfig:
-    """How images are drawn from a trained run."""
-
-    workdir: str = ""
-    """Folder of the run."""
-    steps: int = 50
-    """Sampling steps, S."""
-    method: Literal["ddim", "ddpm"] = "ddim"
-    """Sampling method."""
-    eta: float = 0.0
-    """Noise of DDIM: 0 is deterministic, 1 is DDPM."""
-    variance: Literal["small", "large"] = "small"
-    """Variance of DDPM: small is the posterior's; large is the DDIM paper's sigma-hat."""
-    spacing: Literal["linear", "quadratic", "leading", "trailing", "linspace"] = "linear"
-    """Spacing of the sampling times."""
-    seed: int = 0
-    """Seed of the noise."""
-    checkpoint: str = "latest"
-    """Checkpoint: latest, best or a step."""
-    weights: Literal["ema", "raw"] = "ema"
-    """ema: averaged weights; raw: last weights."""
-    ema: float | None = None
-    """Length of the average of the weights, as a share of the training, for runs that keep them."""
-    clip: Clip = "rederive"
-    """x_0 clipped with eps derived anew, or with the network's eps; thresholded; or as it is."""
-
-
 def sampler(config: DrawConfig, run: Trained, chunk: int) -> Callable[[int], jax.Array]:
     """``draw(first) -> images first .. first + chunk - 1``, float32 in [-1, 1], compiled once.
 
     Raises:
       RunError: for an impossible time grid.
     """
-    grid, step = time_grid(config, run), stepper(config)
+    grid, step = time_grid(config, run.schedule), stepper(config)
     shape = (chunk, *run.config.data.shape)
 
     @compiled
@@ -73,19 +42,6 @@ def sampler(config: DrawConfig, run: Trained, chunk: int) -> Callable[[int], jax
         )
 
     return functools.partial(draw, run.variables)
-
-
-def stepper(config: DrawConfig) -> StepFn:
-    """The step of the method."""
-    if config.method == "ddim":
-        return functools.partial(ddim_step, eta=config.eta)
-    return functools.partial(ddpm_step, variance=config.variance)
-
-
-def time_grid(config: DrawConfig, run: Trained) -> jax.Array:
-    """The sampling times, int32 [S+1]."""
-    with run_errors(f"--steps {config.steps}"):
-        return timesteps(run.schedule.num_steps, config.steps, spacing=config.spacing)
 
 
 def chunk_size(run: Trained) -> int:

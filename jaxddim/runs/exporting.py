@@ -18,7 +18,7 @@ import numpy as np
 from jax import export
 
 from jaxddim import checks
-from jaxddim.runs.drawing import DrawConfig, stepper, time_grid
+from jaxddim.runs.methods import DrawConfig, stepper, time_grid
 from jaxddim.runs.trained import Trained
 from jaxddim.sampling.loop import draw, integrate
 from jaxddim.types import Gaussian
@@ -47,7 +47,7 @@ def exported(
     Raises:
       RunError: for an impossible time grid.
     """
-    shape, grid, step = run.config.data.shape, time_grid(config, run), stepper(config)
+    shape, grid, step = run.config.data.shape, time_grid(config, run.schedule), stepper(config)
 
     def images(variables: Any, keys: jax.Array, x_T: jax.Array) -> jax.Array:
         denoise_fn = run.denoiser(variables)

@@ -1,6 +1,6 @@
 """A run's network with its weights."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,10 @@ from jaxddim.runs import averages, checkpoints, moments, record
 from jaxddim.runs.build import abstract_state, around, build
 from jaxddim.runs.config import Config
 from jaxddim.runs.errors import RunError
+from jaxddim.runs.methods import Clip
 from jaxddim.schedules import Schedule
 from jaxddim.training.state import variables
 from jaxddim.types import DenoiseFn, Prediction
-
-Clip = Literal["rederive", "keep", "dynamic", "none"]
 
 
 class Trained(NamedTuple):

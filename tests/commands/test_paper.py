@@ -11,7 +11,7 @@ from PIL import Image
 
 from experiments import paper
 from experiments.evaluation.features import networks
-from experiments.reproduction import quality, texts, timing
+from experiments.reproduction import findings, quality, texts, timing
 from jaxddim.cpu import runtime
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
@@ -132,7 +132,7 @@ def test_the_numbers_of_the_report_are_those_of_the_record(text, record):
         row = [c for c in table1["cells"] if c["eta"] == name]
         values = " | ".join(texts.number(cell["fd"]) for cell in row)
         assert f"| {texts.ETA.get(name, name)} | {values} |" in text
-        assert " | ".join(quality.spread(cell) for cell in row) in text
+        assert " | ".join(findings.spread(cell) for cell in row) in text
     for row in record["parts"]["table2"]["rows"]:
         values = " | ".join(texts.number(error, 2) for error in row["error"])
         assert f"| {row['refine']} | {values} |" in text

@@ -14,7 +14,7 @@ from experiments import sample
 from experiments.terminal.errors import UserError
 from jaxddim.cpu import runtime
 from jaxddim.models import UNet
-from jaxddim.runs import build, drawing, record
+from jaxddim.runs import build, drawing, methods, record
 from jaxddim.runs.config import DataConfig
 from jaxddim.runs.drawing import to_uint8
 from jaxddim.runs.trained import restore
@@ -153,7 +153,7 @@ def test_one_call_of_a_large_network_makes_fewer_images(trained):
 
 
 def test_larger_chunks_change_images_by_rounding_only(trained, sixty_four):
-    config = drawing.DrawConfig(workdir=str(trained), steps=4)
+    config = methods.DrawConfig(workdir=str(trained), steps=4)
     (images,) = drawing.drawn(config, restore(str(trained)), 6, chunk=6)
     assert np.abs(images.astype(int) - sixty_four[:6]).max() <= 1
 

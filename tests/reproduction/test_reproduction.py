@@ -16,10 +16,10 @@ from experiments import paper
 from experiments.data import cache
 from experiments.reproduction import (
     consistency,
+    findings,
     interpolation,
     ode,
     plots,
-    quality,
     reconstruction,
     study,
     texts,
@@ -256,7 +256,7 @@ def table1(columns, std=0.01, held_out=None, num=5000):
 
 @pytest.mark.parametrize("columns", [CIFAR10, CELEBA], ids=["CIFAR10", "CelebA"])
 def test_the_papers_findings_hold_for_the_papers_tables(columns):
-    text = "\n".join(quality.lines(table1(columns)))
+    text = "\n".join(findings.lines(table1(columns)))
     few = texts.listed(s for s in columns if s < 1000)
     assert f"| eta = 0 is below every other row at S = {few} | yes" in text
     assert (
@@ -271,7 +271,7 @@ def test_the_papers_findings_hold_for_the_papers_tables(columns):
 
 
 def test_the_papers_table_is_printed():
-    text = quality.lines(table1(CIFAR10))
+    text = findings.lines(table1(CIFAR10))
     assert "| eta | S = 10 | S = 100 | S = 1000 |" in text
     assert "| σ̂ | 367 | 9.99 | 3.17 |" in text
     assert "| 0 | 0.134 ± 0.010 | 0.042 ± 0.010 | 0.040 ± 0.010 |" in text
@@ -281,7 +281,7 @@ def test_the_papers_table_is_printed():
 def test_a_table_of_another_shape_is_told_as_it_is():
     """With the rows reversed the paper's findings fail, and the text says so."""
     upside_down = {s: row[::-1] for s, row in CIFAR10.items()}
-    text = "\n".join(quality.lines(table1(upside_down)))
+    text = "\n".join(findings.lines(table1(upside_down)))
     assert "Lowest FD in each column: σ̂ at S = 10 and 100; eta = 0 at S = 1000." in text
     assert (
         "| at S = 10 each row is worse than the one above, σ̂ last | no (0 of 4) | no (0 of 4) |"
@@ -292,25 +292,25 @@ def test_a_table_of_another_shape_is_told_as_it_is():
 
 
 def test_differences_within_the_spread_are_not_called_clear():
-    wide = "\n".join(quality.lines(table1(CIFAR10, std=10.0)))
+    wide = "\n".join(findings.lines(table1(CIFAR10, std=10.0)))
     assert "none at S = 10; none at S = 100; none at S = 1000" in wide
     assert "is not clearly above" in wide
     assert wide.count("| 0 of ") == 3
-    sharp = "\n".join(quality.lines(table1(CIFAR10, std=1e-6)))
+    sharp = "\n".join(findings.lines(table1(CIFAR10, std=1e-6)))
     assert "eta = 0.2, eta = 0.5, eta = 1 and σ̂ at S = 10" in sharp
     assert "is clearly above" in sharp
 
 
 def test_the_best_cell_stands_beside_real_images():
     real = {"fd": 1.585, "kid": 0.001, "kid_std": 0.01, "kid_block": 10}
-    text = "\n".join(quality.lines(table1(CIFAR10, held_out=real)))
+    text = "\n".join(findings.lines(table1(CIFAR10, held_out=real)))
     assert "the lowest FD of the table, 3.17 (σ̂, S = 1000), is 2.00 times that" in text
-    assert "no real images to compare with" in "\n".join(quality.lines(table1(CIFAR10)))
+    assert "no real images to compare with" in "\n".join(findings.lines(table1(CIFAR10)))
 
 
 def test_few_samples_are_said_to_bias_the_distance():
-    assert "biased upwards" in "\n".join(quality.lines(table1(CIFAR10, num=64)))
-    assert "biased upwards" not in "\n".join(quality.lines(table1(CIFAR10, num=50000)))
+    assert "biased upwards" in "\n".join(findings.lines(table1(CIFAR10, num=64)))
+    assert "biased upwards" not in "\n".join(findings.lines(table1(CIFAR10, num=50000)))
 
 
 # -- figure 4 ----------------------------------------------------------------------------

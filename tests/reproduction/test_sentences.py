@@ -6,9 +6,9 @@ import pytest
 
 from experiments.reproduction import (
     consistency,
+    findings,
     interpolation,
     ode,
-    quality,
     reconstruction,
     texts,
     timing,
@@ -203,7 +203,7 @@ REAL = {"fd": 1.0, "kid": 0.0, "kid_std": 1e-4, "kid_block": 10}
 def ddim_row(*fd):
     """The paper's table with these distances of eta = 0 at S = 10, 100 and 1000."""
     rows = {s: (value, *CIFAR10[s][1:]) for s, value in zip(CIFAR10, fd, strict=True)}
-    return "\n".join(quality.lines(table1(rows, std=1e-4, held_out=REAL)))
+    return "\n".join(findings.lines(table1(rows, std=1e-4, held_out=REAL)))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_the_error_of_large_steps_is_seen_where_the_distance_falls(fd, told, see
      (REAL | {"fd": 100.0}, False), (REAL | {"fd": None}, False), (None, False)],
 )  # fmt: skip
 def test_the_networks_own_error_is_told_where_real_images_are_clearly_nearer(real, own):
-    text = sentences(quality, table1(CIFAR10, std=1e-4, held_out=real))
+    text = sentences(findings, table1(CIFAR10, std=1e-4, held_out=real))
     assert ("network's own error" in text) == own
 
 
@@ -235,7 +235,7 @@ def test_a_table_with_a_missing_cell_says_nothing_of_it(missing):
     record = table1({s: CIFAR10[s] for s in (10, 1000)})
     cell = next(c for c in record["cells"] if c["eta"] == "0" and c["steps"] == 1000)
     cell |= {"fd": missing, "kid": missing, "kid_std": missing}
-    text = sentences(quality, record)
+    text = sentences(findings, record)
     assert "nan" not in text and "With eta = 0" not in text
     assert "At S = 1000 σ̂" not in text and "At S = 10 σ̂ is the worst" in text
     assert "at S = T = 1000 σ̂ is below every other row | unknown (3 of 4)" in text
@@ -243,7 +243,7 @@ def test_a_table_with_a_missing_cell_says_nothing_of_it(missing):
 
 def test_tied_rows_share_the_lowest_place():
     rows = {10: (5.0, 5.0, 6.0, 7.0, 8.0), 1000: (5.0, 4.0, 6.0, 7.0, 4.0)}
-    text = "\n".join(quality.lines(table1(rows)))
+    text = "\n".join(findings.lines(table1(rows)))
     assert (
         "Lowest FD in each column: eta = 0 at S = 10; eta = 0.2 at S = 10 and 1000; σ̂ at S = 1000."
     ) in text

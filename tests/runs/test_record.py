@@ -214,6 +214,6 @@ def test_a_record_of_another_network_than_the_checkpoint_is_one_line(tmp_path):
         (workdir / "config.json").write_text(json.dumps(kept))
         again = tiny.command("train", "--workdir", workdir, "--config=tiny", *flags)
         assert (again.code, "nothing to do" in again.out) == (0, True)
-        bare = tiny.command("train", "--workdir", workdir, "--train.steps", "2")
+        bare = tiny.command("train", "--workdir", workdir, "--config=demo", "--train.steps", "2")
         assert bare.code == 2
         assert f"{workdir} is a run of another configuration" in bare.err

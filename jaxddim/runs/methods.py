@@ -1,0 +1,60 @@
+"""How images are drawn: method, steps, weights and clipping, as every command's flags say."""
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+
+from jaxddim.grids import timesteps
+from jaxddim.runs.errors import run_errors
+from jaxddim.sampling.solver import StepFn
+from jaxddim.sampling.steps import ddim_step, ddpm_step
+from jaxddim.schedules import Schedule
+
+Clip = Literal["rederive", "keep", "dynamic", "none"]
+
+
+@dataclass(frozen=True)
+class DrawConfig:
+    """How images are drawn from a trained run."""
+
+    workdir: str = ""
+    """Folder of the run."""
+    steps: int = 50
+    """Sampling steps, S."""
+    method: Literal["ddim", "ddpm"] = "ddim"
+    """Sampling method."""
+    eta: float = 0.0
+    """Noise of DDIM: 0 is deterministic, 1 is DDPM."""
+    variance: Literal["small", "large"] = "small"
+    """Variance of DDPM: small is the posterior's; large is the DDIM paper's sigma-hat."""
+    spacing: Literal["linear", "quadratic", "leading", "trailing", "linspace"] = "linear"
+    """Spacing of the sampling times."""
+    seed: int = 0
+    """Seed of the noise."""
+    checkpoint: str = "latest"
+    """Checkpoint: latest, best or a step."""
+    weights: Literal["ema", "raw"] = "ema"
+    """ema: averaged weights; raw: last weights."""
+    ema: float | None = None
+    """Length of the average of the weights, as a share of the training, for runs that keep them."""
+    clip: Clip = "rederive"
+    """x_0 clipped with eps derived anew, or with the network's eps; thresholded; or as it is."""
+
+
+def stepper(config: DrawConfig) -> StepFn:
+    """The step of the method."""
+    if config.method == "ddim":
+        return functools.partial(ddim_step, eta=config.eta)
+    return functools.partial(ddpm_step, variance=config.variance)
+
+
+def time_grid(config: DrawConfig, schedule: Schedule) -> jax.Array:
+    """The sampling times, int32 [S+1].
+
+    Raises:
+      RunError: for an impossible grid.
+    """
+    with run_errors(f"--steps {config.steps}"):
+        return timesteps(schedule.num_steps, config.steps, spacing=config.spacing)
