@@ -85,12 +85,12 @@ def demo() -> Config:
             name="muon",
             learning_rate=1e-3,
             warmup_steps=100,
-            decay_steps=1200,
+            decay_steps=1300,
             ema=0.99,
             averages=True,
         ),
         train=LoopConfig(
-            steps=1200, batch_size=32, checkpoint_every=600, sample_every=600, num_samples=64
+            steps=1300, batch_size=32, checkpoint_every=650, sample_every=650, num_samples=64
         ),
     )
 
