@@ -103,6 +103,11 @@ def open_run(
                 train=config.train,
             )
         record.check_same_config(config.workdir, flatten(config), flatten(old))
+    elif config.model.num_classes is not None:
+        raise UserError(
+            "--model.num-classes belongs to networks that experiments.convert imports: a new run "
+            "has no labels to learn from; leave it out"
+        )
     with stage("finding the images", wait=True, spinner=False):
         dataset = data.load(config.data, record.read_names(config.workdir) if found else ())
     config = with_absolute_paths(with_data(config, source=dataset.source))

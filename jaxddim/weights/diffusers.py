@@ -102,15 +102,25 @@ def read(
         return names.taken(form, _sines_first(tensors, fields), wanted, str(where))
 
     last, notes = variables(tensors, unet), []
-    averaged, ema = last, folder / "unet_ema"
+    averaged, ema, step = last, folder / "unet_ema", 0
     if (ema / CONFIG).is_file():
         averaged = variables(_weights(ema), ema)
+        made = _json(ema / CONFIG).get("optimization_step", 0)
+        step = made if type(made) is int and made > 0 else 0
     found, told = _diffusion(folder, diffusion)
     notes += told
     if fields["num_class_embeds"] is not None:
         notes.append(f"its label {fields['num_class_embeds'] - 1} stands for no label here")
     return Imported(
-        form.title, model, found, size, fields["in_channels"], last, averaged, notes=tuple(notes)
+        form.title,
+        model,
+        found,
+        size,
+        fields["in_channels"],
+        last,
+        averaged,
+        step,
+        notes=tuple(notes),
     )
 
 

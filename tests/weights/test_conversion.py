@@ -433,7 +433,7 @@ def test_it_is_trained_further_here_and_loaded_there(example, tmp_path, monkeypa
     assert convert("--from", folder / "checkpoint-4", "--workdir", run).code == 0
     flags = ["--data.source", "rendered", "--data.num-images", "64"]
     flags += ["--data.cache-dir", tmp_path / "c", "--data.data-dir", tmp_path / "d"]
-    flags += ["--train.steps", "3", "--train.batch-size", "16"]
+    flags += ["--train.steps", "7", "--train.batch-size", "16"]
     told = tiny.command("train", "--workdir", run, *flags, "--train.sample-steps", "2")
     assert told.code == 0, told
     flags = ["--to", "diffusers", "--workdir", run, "--out", back, "--weights", "raw"]
