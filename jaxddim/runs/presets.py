@@ -10,7 +10,7 @@ from jaxddim.runs.config import (
 )
 
 FROM_MOMENTS = DiffusionConfig(
-    schedule="cosine",
+    schedule="sigmoid",
     kind="x0",
     precondition="gaussian",
     levels="lognormal",
