@@ -111,12 +111,12 @@ def cars64() -> Config:
             name="muon",
             learning_rate=1e-3,
             warmup_steps=100,
-            decay_steps=8000,
+            decay_steps=4500,
             ema=0.998,
             averages=True,
         ),
         train=LoopConfig(
-            steps=8000, batch_size=16, checkpoint_every=1000, sample_every=1000, num_samples=64
+            steps=4500, batch_size=16, checkpoint_every=500, sample_every=500, num_samples=64
         ),
     )
 
