@@ -88,6 +88,8 @@ def convert(config: ConvertConfig) -> None:
     """
     if bool(config.from_) == bool(config.to):
         raise UserError("give --from FILE|DIR to make a run, or --to FORMAT to give one away")
+    if config.to and config.check:
+        raise UserError("--check belongs to --from: convert the run, then check what was written")
     if config.to:
         outgoing.convert(config)
     elif config.check:

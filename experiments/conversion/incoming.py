@@ -83,7 +83,16 @@ def imported(config: Any) -> Imported:
 
 
 def configuration(config: Any, found: Imported) -> Config:
-    """The configuration of the new run."""
+    """The configuration of the new run.
+
+    Raises:
+      UserError: for images that are neither grey nor RGB.
+    """
+    if found.channels not in (1, 3):
+        raise UserError(
+            f"--from {config.from_}: its images have {found.channels} channels; a run's have 3, or "
+            "1 in grey"
+        )
     rate = config.optim.learning_rate or found.learning_rate or OptimConfig().learning_rate
     optim = dataclasses.asdict(config.optim) | {"learning_rate": rate}
     data = dataclasses.replace(

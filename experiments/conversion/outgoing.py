@@ -30,13 +30,16 @@ def convert(config: Any) -> None:
         checkpoints.manager(config.workdir), abstract_state(setup), config.checkpoint
     )
     out = located(config.out)
-    with user_mistakes(f"--to {config.to}"):
-        if config.to == "diffusers":
-            write_folder(out, setup, variables(state, config.weights))
-        else:
-            make = official_list if config.to == "ddim" else seed_dictionary
-            content = make(setup, state)
-            replace(out, lambda file: containers.write(file, content))
+    try:
+        with user_mistakes(f"--to {config.to}"):
+            if config.to == "diffusers":
+                write_folder(out, setup, variables(state, config.weights))
+            else:
+                make = official_list if config.to == "ddim" else seed_dictionary
+                content = make(setup, state)
+                replace(out, lambda file: containers.write(file, content))
+    except OSError as error:
+        raise UserError(f"--out {config.out} cannot be written ({error.strerror})") from None
     print(
         f"{config.out}: step {int(state.step)} of {config.workdir}, as {TITLES[config.to]} has it"
     )

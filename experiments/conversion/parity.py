@@ -33,6 +33,9 @@ def check(config: Any) -> None:
       UserError: for weights that cannot be read, steps that do not divide T, or an --out that is no
         picture.
     """
+    for name in ("num", "steps"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name} must be at least 1, got {getattr(config, name)}")
     if config.out and Path(config.out).suffix.lower() != ".png":
         raise UserError(f"--out {config.out}: expected a FILE.png for the pictures of --check")
     found = incoming.imported(config)
@@ -82,20 +85,17 @@ ROWS = ("here", "diffusers", "here, clipped", "diffusers, clipped")
 
 def here(setup: Setup, found: Imported, noise: np.ndarray, steps: int, clip: bool) -> np.ndarray:
     """Images by this project."""
-    variables = {name: v for name, v in found.averaged.items()}
     denoise_fn = jaxddim.as_denoiser(
         setup.schedule,
-        lambda x, index: setup.model.apply(variables, x, index),
+        lambda x, index: setup.model.apply(found.averaged, x, index),
         kind=setup.config.diffusion.kind,
         clip_x0=clip,
     )
     grid = jaxddim.timesteps(setup.schedule.num_steps, steps, spacing="leading")
 
     def draw(x: jax.Array) -> jax.Array:
-        key = jax.random.key(0)
-        return jaxddim.integrate(key, denoise_fn, setup.schedule, grid, x, step=jaxddim.ddim_step)[
-            0
-        ]
+        key = jax.random.key(0)  # eta = 0 draws nothing
+        return jaxddim.integrate(key, denoise_fn, setup.schedule, grid, x)[0]
 
     return np.asarray(jax.jit(draw)(jnp.asarray(noise)))
 

@@ -1,4 +1,4 @@
-"""Folders of diffusers' UNet2DModel: from config.json, scheduler_config.json and the weights.
+"""Folders of diffusers' UNet2DModel; their schedules are read by `schedulers`.
 
     flat                  config.json, diffusion_pytorch_model.*, scheduler_config.json
     a pipeline            unet/ and scheduler/, with model_index.json
@@ -7,23 +7,28 @@
 A field that a file leaves out has that library's default. A value that this project's network does
 not have is an error that names it.
 
-Source: diffusers 0.42.1, models/unets/unet_2d.py, schedulers/scheduling_ddpm.py, _ddim.py.
+Source: diffusers 0.42.1, models/unets/unet_2d.py.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxddim.runs.build import build_model, build_schedule
+from jaxddim.runs.build import build_model
 from jaxddim.runs.config import Config, DiffusionConfig, ImageSize, ModelConfig
-from jaxddim.weights import names, reader
-from jaxddim.weights.imported import Imported, abstract, image_size, levels_with_attention
+from jaxddim.weights import names, reader, schedulers
+from jaxddim.weights.imported import (
+    Imported,
+    abstract,
+    image_size,
+    laid_out,
+    levels_with_attention,
+)
 
-CONFIG, WEIGHTS, SCHEDULER = "config.json", "diffusion_pytorch_model", "scheduler_config.json"
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model"
 UNET: Mapping[str, Any] = {
     "sample_size": None,
     "in_channels": 3,
@@ -62,13 +67,6 @@ IGNORED = {
     *("update_after_step", "use_ema_warmup"),
 }
 """Fields that say nothing about the network: those of an average, and one of another embedding."""
-SCHEDULES: Mapping[str, Any] = {
-    "linear": "linear",
-    "scaled_linear": "scaled_linear",
-    "squaredcos_cap_v2": "cosine",
-    "sigmoid": "sigmoid",
-}
-KINDS: Mapping[str, Any] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 EMBEDDING = "time_embedding.linear_1.weight"
 
 
@@ -90,53 +88,44 @@ def read(
       ValueError: for files that are damaged or missing, a network that is none of ours, or when the
         image size or the schedule is not known.
     """
-    unet = folder if (folder / CONFIG).is_file() else folder / "unet"
-    fields = _fields(unet / CONFIG)
-    model, size = _model(fields, size, str(unet / CONFIG))
-    tensors = _weights(unet)
-    old = any(name.endswith(".query.weight") for name in tensors)
-    form = names.diffusers(len(model.multipliers), old=old)
-    wanted = abstract(build_model(model), size, fields["in_channels"])
+    with laid_out(str(folder), "diffusers"):
+        unet = folder if (folder / CONFIG).is_file() else folder / "unet"
+        fields = _fields(unet / CONFIG)
+        model, size = _model(fields, size, str(unet / CONFIG))
+        tensors = _weights(unet)
+        old = any(name.endswith(".query.weight") for name in tensors)
+        form = names.diffusers(len(model.multipliers), old=old)
+        wanted = abstract(build_model(model), size, fields["in_channels"])
 
-    def variables(tensors: dict[str, np.ndarray], where: Path) -> Any:
-        return names.taken(form, _sines_first(tensors, fields), wanted, str(where))
+        def variables(tensors: dict[str, np.ndarray], where: Path) -> Any:
+            return names.taken(form, _sines_first(tensors, fields), wanted, str(where))
 
-    last, notes = variables(tensors, unet), []
-    averaged, ema, step = last, folder / "unet_ema", 0
-    if (ema / CONFIG).is_file():
-        averaged = variables(_weights(ema), ema)
-        made = _json(ema / CONFIG).get("optimization_step", 0)
-        step = made if type(made) is int and made > 0 else 0
-    found, told = _diffusion(folder, diffusion)
-    notes += told
-    if fields["num_class_embeds"] is not None:
-        notes.append(f"its label {fields['num_class_embeds'] - 1} stands for no label here")
-    return Imported(
-        form.title,
-        model,
-        found,
-        size,
-        fields["in_channels"],
-        last,
-        averaged,
-        step,
-        notes=tuple(notes),
-    )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-        if not isinstance(found, dict):
-            raise ValueError("it is no dictionary")
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}): restore it") from None
-    return {name: value for name, value in found.items() if not name.startswith("_")}
+        last, notes = variables(tensors, unet), []
+        averaged, ema, step = last, folder / "unet_ema", 0
+        if (ema / CONFIG).is_file():
+            averaged = variables(_weights(ema), ema)
+            made = schedulers.fields(ema / CONFIG).get("optimization_step", 0)
+            step = made if type(made) is int and made > 0 else 0
+        found, told = schedulers.read(folder, diffusion)
+        notes += told
+        if fields["num_class_embeds"] is not None:
+            notes.append(f"its label {fields['num_class_embeds'] - 1} stands for no label here")
+        return Imported(
+            form.title,
+            model,
+            found,
+            size,
+            fields["in_channels"],
+            last,
+            averaged,
+            step,
+            notes=tuple(notes),
+        )
 
 
 def _fields(path: Path) -> dict[str, Any]:
     """The fields of UNet2DModel, with the defaults of that library."""
-    given = _json(path)
+    given = schedulers.fields(path)
     for name, value in given.items():
         if name in ONLY and value not in ONLY[name]:
             raise ValueError(_unlike(path, name, value, f"only {ONLY[name][0]!r}"))
@@ -223,7 +212,7 @@ def _weights(folder: Path) -> dict[str, np.ndarray]:
         index = folder / f"{path.name}.index.json"
         if index.is_file():
             found: dict[str, np.ndarray] = {}
-            parts = _json(index).get("weight_map")
+            parts = schedulers.fields(index).get("weight_map")
             if not isinstance(parts, dict):
                 raise ValueError(f"{index} names no files: restore it")
             for part in sorted(set(map(str, parts.values()))):
@@ -247,48 +236,6 @@ def _sines_first(tensors: dict[str, np.ndarray], fields: dict[str, Any]) -> dict
         return tensors
     cosines, sines = np.split(tensors[EMBEDDING], 2, axis=1)
     return tensors | {EMBEDDING: np.concatenate([sines, cosines], axis=1)}
-
-
-def _diffusion(folder: Path, given: DiffusionConfig | None) -> tuple[DiffusionConfig, list[str]]:
-    """The schedule of a folder, and what of it belongs to sampling."""
-    places = [folder / "scheduler", folder, folder.parent / "scheduler"]
-    path = next((p / SCHEDULER for p in places if (p / SCHEDULER).is_file()), None)
-    if path is None:
-        if given is None:
-            raise ValueError(
-                f"{folder} holds no {SCHEDULER}: give the schedule that it was trained with, "
-                "--diffusion.schedule linear for the library's example"
-            )
-        return given, []
-    fields = _json(path)
-    schedule: Any = fields.get("beta_schedule", "linear")
-    kind: Any = fields.get("prediction_type", "epsilon")
-    variance = str(fields.get("variance_type"))
-    for name, value, known in (
-        ("beta_schedule", schedule, SCHEDULES),
-        ("prediction_type", kind, KINDS),
-    ):
-        if value not in known:
-            raise ValueError(f"{path}: {name} is {value!r}, and here it is {', '.join(known)}")
-    if fields.get("trained_betas") is not None:
-        raise ValueError(f"{path}: trained_betas is a list, and here schedules have names")
-    if variance.startswith("learned"):
-        raise ValueError(f"{path}: variance_type is {variance}, and here no network learns it")
-    found = DiffusionConfig(
-        schedule=SCHEDULES[schedule],
-        num_steps=int(fields.get("num_train_timesteps", 1000)),
-        zero_terminal_snr=bool(fields.get("rescale_betas_zero_snr", False)),
-        kind=KINDS[kind],
-    )
-    if schedule != "squaredcos_cap_v2":
-        first, last = fields.get("beta_start", 1e-4), fields.get("beta_end", 0.02)
-        found = replace(found, beta_start=float(first), beta_end=float(last))
-    notes = []
-    if variance == "fixed_large":
-        notes.append("DDPM sampled it with the large variance: --method ddpm --variance large")
-    if not fields.get("clip_sample", True):
-        notes.append("it was sampled without clipping: --clip none")
-    return found, notes
 
 
 # -- the way out -----------------------------------------------------------------------
@@ -317,8 +264,6 @@ def files(
                 f"diffusers' UNet2DModel has no {flag} {value}: only a network with {known} can be "
                 "given to it"
             )
-    if diffusion.kind not in KINDS.values():
-        raise ValueError(f"diffusers has no --diffusion.kind {diffusion.kind}")
     height, width, channels = config.data.shape
     attends = [
         min(height, width) // 2**level in model.attention for level in range(len(model.multipliers))
@@ -342,17 +287,6 @@ def files(
         "num_class_embeds": None if model.num_classes is None else model.num_classes + 1,
         **{name: known[0] for name, known in ONLY.items()},
     }
-    scheduler = {
-        "_class_name": "DDIMScheduler",
-        "num_train_timesteps": diffusion.num_steps,
-        "prediction_type": next(name for name, kind in KINDS.items() if kind == diffusion.kind),
-        "clip_sample": True,
-        "set_alpha_to_one": True,
-        "steps_offset": 0,
-        "timestep_spacing": "leading",
-        "rescale_betas_zero_snr": diffusion.zero_terminal_snr,
-        **_betas(diffusion),
-    }
     index = {
         "_class_name": "DDIMPipeline",
         "scheduler": ["diffusers", "DDIMScheduler"],
@@ -361,21 +295,7 @@ def files(
     form = names.diffusers(len(model.multipliers))
     written = {
         f"unet/{CONFIG}": unet,
-        f"scheduler/{SCHEDULER}": scheduler,
+        f"scheduler/{schedulers.NAME}": schedulers.written(diffusion),
         "model_index.json": index,
     }
     return written, names.given(form, {"params": variables["params"]})
-
-
-def _betas(diffusion: DiffusionConfig) -> dict[str, Any]:
-    theirs = {ours: name for name, ours in SCHEDULES.items()} | {"quadratic": "scaled_linear"}
-    usual = {"scaled_linear": (0.00085, 0.012)}.get(diffusion.schedule, (1e-4, 0.02))
-    if diffusion.schedule not in theirs:
-        schedule = build_schedule(replace(diffusion, zero_terminal_snr=False))
-        log_alpha_bar = -np.logaddexp(0, -np.asarray(schedule.log_snr, np.float64))
-        return {"trained_betas": (-np.expm1(np.diff(log_alpha_bar))).tolist()}
-    first, last = (
-        given if given is not None else default
-        for given, default in zip((diffusion.beta_start, diffusion.beta_end), usual, strict=True)
-    )
-    return {"beta_schedule": theirs[diffusion.schedule], "beta_start": first, "beta_end": last}

@@ -1,6 +1,7 @@
 """What foreign weights become here: a network, its schedule, and where its training was."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -53,6 +54,17 @@ class Imported(NamedTuple):
     adam: Moments | None = None
     learning_rate: float | None = None
     notes: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def laid_out(where: str, form: str) -> Iterator[None]:
+    """Turns what a file of another layout causes into a ValueError that names the file."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
+        raise ValueError(
+            f"{where} is not laid out as {form} lays it out ({type(error).__name__}: {error})"
+        ) from error
 
 
 def abstract(network: Any, size: ImageSize, channels: int) -> Any:

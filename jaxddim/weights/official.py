@@ -25,6 +25,7 @@ from jaxddim.weights.imported import (
     adam,
     adam_written,
     image_size,
+    laid_out,
     levels_with_attention,
 )
 from jaxddim.weights.names import OFFICIAL, given, taken
@@ -58,31 +59,32 @@ def read(
     Raises:
       ValueError: when it is of another network, or the image size is needed and not given.
     """
-    items = found if isinstance(found, list) else [found]
-    tensors = _plain(items[0])
-    model = _architecture(tensors, size, dropout, where)
-    channels = tensors["conv_in.weight"].shape[1]
-    size = image_size(size, where)
-    wanted = abstract(build_model(model), size, channels)
-    variables = taken(OFFICIAL, tensors, wanted, where)
-    averaged, state, rate, step = variables, None, None, 0
-    if len(items) >= ITEMS[0]:
-        step = int(items[3])
-        state, rate = adam(OFFICIAL, items[1], list(tensors), wanted, where)
-    if len(items) == ITEMS[1]:
-        averaged = taken(OFFICIAL, _plain(items[4]), wanted, f"{where}, its averaged weights,")
-    return Imported(
-        OFFICIAL.title,
-        model,
-        diffusion or DiffusionConfig(),
-        size,
-        channels,
-        variables,
-        averaged,
-        step,
-        state,
-        rate,
-    )
+    with laid_out(where, OFFICIAL.title):
+        items = found if isinstance(found, list) else [found]
+        tensors = _plain(items[0])
+        size = image_size(size, where)
+        model = _architecture(tensors, size, dropout, where)
+        channels = tensors["conv_in.weight"].shape[1]
+        wanted = abstract(build_model(model), size, channels)
+        variables = taken(OFFICIAL, tensors, wanted, where)
+        averaged, state, rate, step = variables, None, None, 0
+        if len(items) >= ITEMS[0]:
+            step = int(items[3])
+            state, rate = adam(OFFICIAL, items[1], list(tensors), wanted, where)
+        if len(items) == ITEMS[1]:
+            averaged = taken(OFFICIAL, _plain(items[4]), wanted, f"{where}, its averaged weights,")
+        return Imported(
+            OFFICIAL.title,
+            model,
+            diffusion or DiffusionConfig(),
+            size,
+            channels,
+            variables,
+            averaged,
+            step,
+            state,
+            rate,
+        )
 
 
 FIXED = {
@@ -109,9 +111,8 @@ def write(
       moments: Adam's state, if it is known.
       rate: its learning rate.
     """
-    names = sorted(given(OFFICIAL, variables), key=order)
-    last = given(OFFICIAL, variables)
-    mean = given(OFFICIAL, averaged)
+    last, mean = given(OFFICIAL, variables), given(OFFICIAL, averaged)
+    names = sorted(last, key=order)
     return [
         {f"module.{name}": last[name] for name in names},
         adam_written(OFFICIAL, names, moments, rate),
@@ -146,7 +147,7 @@ def _plain(tensors: Any) -> dict[str, np.ndarray]:
 
 
 def _architecture(
-    tensors: Mapping[str, np.ndarray], size: ImageSize | None, dropout: float, where: str
+    tensors: Mapping[str, np.ndarray], size: ImageSize, dropout: float, where: str
 ) -> ModelConfig:
     def widths(pattern: str) -> dict[int, int]:
         found = {}
@@ -164,6 +165,6 @@ def _architecture(
         channels=channels,
         multipliers=tuple(levels[level] // channels for level in range(len(levels))),
         num_blocks=len(widths(r"down\.0\.block\.(\d+)\.conv1\.weight")),
-        attention=levels_with_attention(image_size(size, where), list(attention)),
+        attention=levels_with_attention(size, list(attention)),
         dropout=dropout,
     )

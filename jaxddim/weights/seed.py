@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxddim.runs.build import build_model
 from jaxddim.runs.config import DiffusionConfig, ImageSize, ModelConfig
-from jaxddim.weights.imported import Imported, Moments, abstract, adam, adam_written
+from jaxddim.weights.imported import Imported, Moments, abstract, adam, adam_written, laid_out
 from jaxddim.weights.names import SEED, given, taken
 
 STATISTICS = re.compile(r".*\.(running_mean|running_var|num_batches_tracked)")
@@ -22,7 +22,8 @@ STATISTICS = re.compile(r".*\.(running_mean|running_var|num_batches_tracked)")
 
 def is_one(found: Any) -> bool:
     """Whether an object of `reader.load` is such a file, or the weights of one."""
-    return isinstance(found, Mapping) and "downs.0.conv1.weight" in found.get("state_dict", found)
+    state = found.get("state_dict", found) if isinstance(found, Mapping) else None
+    return isinstance(state, Mapping) and "downs.0.conv1.weight" in state
 
 
 def read(
@@ -42,40 +43,45 @@ def read(
     Raises:
       ValueError: when it is of another network or optimizer.
     """
-    tensors = found.get("state_dict", found)
-    numbers = sorted({int(m[1]) for m in (re.match(r"downs\.(\d+)\.", n) for n in tensors) if m})
-    first = tensors.get("conv0.weight")
-    widths = [tensors.get(f"downs.{i}.conv1.weight") for i in numbers]
-    if first is None or numbers != list(range(len(numbers))) or any(w is None for w in widths):
-        raise ValueError(f"{where}: its layers are not those of the seed's SimpleUnet")
-    channels = [first.shape[0], *(array.shape[0] for array in widths)]
-    if any(width % channels[0] for width in channels):
-        raise ValueError(f"{where}: a run has multiples of {channels[0]} channels, not {channels}")
-    model = ModelConfig(
-        name="simple_unet",
-        channels=channels[0],
-        multipliers=tuple(width // channels[0] for width in channels),
-    )
-    size = size or 64
-    wanted = abstract(build_model(model), size, first.shape[1])
-    variables = taken(SEED, tensors, wanted, where)
-    state, rate, step = None, None, 0
-    if "optimizer" in found:
-        order = [name for name in tensors if not STATISTICS.fullmatch(name)]
-        state, rate = adam(SEED, found["optimizer"], order, wanted, where)
-        step = state.count if state else 0
-    return Imported(
-        SEED.title,
-        model,
-        diffusion or DiffusionConfig(),
-        size,
-        first.shape[1],
-        variables,
-        variables,
-        step,
-        state,
-        rate,
-    )
+    with laid_out(where, SEED.title):
+        tensors = found.get("state_dict", found)
+        numbers = sorted(
+            {int(m[1]) for m in (re.match(r"downs\.(\d+)\.", n) for n in tensors) if m}
+        )
+        first = tensors.get("conv0.weight")
+        widths = [tensors.get(f"downs.{i}.conv1.weight") for i in numbers]
+        if first is None or numbers != list(range(len(numbers))) or any(w is None for w in widths):
+            raise ValueError(f"{where}: its layers are not those of the seed's SimpleUnet")
+        channels = [first.shape[0], *(array.shape[0] for array in widths)]
+        if any(width % channels[0] for width in channels):
+            raise ValueError(
+                f"{where}: a run has multiples of {channels[0]} channels, not {channels}"
+            )
+        model = ModelConfig(
+            name="simple_unet",
+            channels=channels[0],
+            multipliers=tuple(width // channels[0] for width in channels),
+        )
+        size = size or 64
+        wanted = abstract(build_model(model), size, first.shape[1])
+        variables = taken(SEED, tensors, wanted, where)
+        state, rate, step = None, None, 0
+        if "optimizer" in found:
+            order = [name for name in tensors if not STATISTICS.fullmatch(name)]
+            state, rate = adam(SEED, found["optimizer"], order, wanted, where)
+            step = state.count if state else 0
+        return Imported(
+            SEED.title,
+            model,
+            diffusion or DiffusionConfig(),
+            size,
+            first.shape[1],
+            variables,
+            variables,
+            step,
+            state,
+            rate,
+        )
 
 
 def write(variables: Any, moments: Moments | None, rate: float, epoch: int) -> dict[str, Any]:

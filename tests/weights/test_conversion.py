@@ -14,7 +14,7 @@ from PIL import Image
 import jaxddim
 from jaxddim.runs import build as builds
 from jaxddim.runs.config import Config, DataConfig, DiffusionConfig, ModelConfig, OptimConfig
-from jaxddim.weights import containers, diffusers, names, official, reader, seed
+from jaxddim.weights import containers, diffusers, names, official, reader, schedulers, seed
 from jaxddim.weights.imported import abstract
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: nothing to compare with")
@@ -336,7 +336,7 @@ def test_a_folder_written_here_is_loaded_there(pipeline, tmp_path):
 def test_every_schedule_is_told_to_diffusers(name, num_steps):
     library = pytest.importorskip("diffusers", reason="diffusers is not installed")
     config = DiffusionConfig(schedule=name, num_steps=num_steps, kind="v")
-    told = {"num_train_timesteps": num_steps} | diffusers._betas(config)
+    told = {"num_train_timesteps": num_steps} | schedulers.betas(config)
     kind = library.DDPMScheduler if name == "sigmoid" else library.DDIMScheduler
     there = kind(**told).alphas_cumprod.numpy()
     here = jax.nn.sigmoid(builds.build_schedule(config).log_snr[1:])

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from experiments.terminal import cli
 from jaxddim.runs import record
@@ -204,6 +205,7 @@ def test_what_formats_cannot_say(runs, root, tmp_path):
 
 MISTAKES = {
     "": ["--from FILE|DIR", "--to"],
+    "--to seed --workdir run --out x --check": ["--check belongs to --from"],
     "--from a --to seed": ["--from FILE|DIR", "--to"],
     "--from none.pth --workdir run": ["--from none.pth", "no such file"],
     "--from folder --workdir run": ["--from folder", "config.json"],
@@ -234,6 +236,78 @@ def test_a_mistake_is_one_line_and_leaves_nothing(words, file, tmp_path, monkeyp
     before = sorted(tmp_path.rglob("*"))
     assert_mistake(tiny.command("convert", *words.split()), *MISTAKES[words])
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def without(name):
+    def change(content):
+        del content["optimizer"]["param_groups"][0][name]
+
+    return change
+
+
+def weight(name, value):
+    return lambda content: content["state_dict"].__setitem__(name, value)
+
+
+def moment(**changes):
+    def change(content):
+        for entry in content["optimizer"]["state"].values():
+            entry.update(changes)
+
+    return change
+
+
+LAYOUTS = {
+    "no learning rate": (without("lr"), "lr"),
+    "no betas": (without("betas"), "Adam"),
+    "another optimizer": (lambda c: c.update(optimizer=5), "Adam"),
+    "two groups": (lambda c: c["optimizer"]["param_groups"].append({}), "groups"),
+    "amsgrad": (lambda c: c["optimizer"]["param_groups"][0].update(amsgrad=True), "amsgrad"),
+    "no moments": (lambda c: c["optimizer"]["state"][0].pop("exp_avg"), "exp_avg"),
+    "a moment that is a number": (moment(exp_avg=1.0), "laid out"),
+    "a weight that is a list": (weight("output.bias", [1.0]), "laid out"),
+    "a weight of whole numbers": (weight("output.bias", np.zeros(3, np.int64)), "not of floats"),
+    "a weight that is not finite": (weight("output.bias", np.full(3, np.nan, "f4")), "not finite"),
+    "a weight more": (weight("more", np.zeros(3, "f4")), "left over: more"),
+    "a weight of another shape": (weight("output.bias", np.zeros(4, "f4")), "[4] instead of [3]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_a_file_that_is_laid_out_otherwise_is_one_line(kind, file, tmp_path):
+    change, told = LAYOUTS[kind]
+    content = reader.load(file)
+    change(content)
+    with (tmp_path / "a.pth").open("wb") as out:
+        containers.write(out, content)
+    finished = tiny.command("convert", "--from", tmp_path / "a.pth", "--workdir", tmp_path / "run")
+    assert_mistake(finished, "--from", told)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "flags", [("--num", "0"), ("--steps", "0"), ("--steps", "7"), ("--out", "a.jpg")]
+)
+def test_a_check_that_cannot_be_made_is_one_line(flags, folder):
+    assert_mistake(tiny.command("convert", "--from", folder, "--check", *flags), flags[0])
+
+
+def test_an_out_that_cannot_be_written_is_one_line(runs, tmp_path):
+    (tmp_path / "file").write_text("")
+    for to, run in (("seed", "simple_unet"), ("diffusers", "unet")):
+        flags = ["--to", to, "--workdir", runs[run], "--out", tmp_path / "file" / "x"]
+        assert_mistake(tiny.command("convert", *flags), "cannot be written")
+
+
+def test_images_of_another_number_of_channels_are_refused(folder, tmp_path):
+    changed = change(folder, tmp_path, UNET_JSON, in_channels=4, out_channels=4)
+    path = changed / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    for name, axis in (("conv_in.weight", 1), ("conv_out.weight", 0), ("conv_out.bias", 0)):
+        tensors[name] = np.concatenate([tensors[name], tensors[name].take([0], axis)], axis)
+    save_file(tensors, path)
+    finished = tiny.command("convert", "--from", changed, "--workdir", tmp_path / "run")
+    assert_mistake(finished, "4 channels")
 
 
 def test_a_run_is_not_overwritten(runs, folder):
