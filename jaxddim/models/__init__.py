@@ -10,8 +10,9 @@ the same way, with or without batch statistics and dropout. They do not know wha
 (noise, clean data, ...); `jaxddim.as_denoiser` decides that. The package's core does not need Flax.
 """
 
+from jaxddim.models.dit import DiT
 from jaxddim.models.mlp import MLP
 from jaxddim.models.simple_unet import SimpleUNet
 from jaxddim.models.unet import UNet
 
-__all__ = ["MLP", "SimpleUNet", "UNet"]
+__all__ = ["MLP", "DiT", "SimpleUNet", "UNet"]

@@ -76,3 +76,20 @@ def check_size(name: str, x: jax.Array, multiple: int, why: str) -> None:
             f"{name} cannot take {height}x{width} images: {why}, so height and width must be "
             f"multiples of {multiple}"
         )
+
+
+def check_label(
+    name: str, label: jax.Array | None, index: jax.Array, num_classes: int | None
+) -> None:
+    """Raises ValueError unless there is no label, or one of 0..num_classes for each example."""
+    if label is None:
+        return
+    if num_classes is None:
+        raise ValueError(f"{name} got a label, but was built without num_classes")
+    shape, dtype = getattr(label, "shape", None), getattr(label, "dtype", jnp.bool_)
+    if shape != index.shape or not jnp.issubdtype(dtype, jnp.integer):
+        raise ValueError(
+            f"{name} takes one integer label for each of the {index.shape[0]} examples, got "
+            f"{checks.described(label)}"
+        )
+    checks.classes(label, num_classes + 1, "label")

@@ -31,11 +31,11 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from jaxddim import checks
 from jaxddim.cpu.spread import spread
-from jaxddim.models.embedding import check_inputs, check_size, sinusoidal
+from jaxddim.models.embedding import check_inputs, check_label, check_size, sinusoidal
 from jaxddim.models.layers import Conv, Dense
 from jaxddim.models.norm import GroupNorm
+from jaxddim.models.patches import depth_to_space, space_to_depth
 
 
 def _init(scale: float = 1.0) -> nn.initializers.Initializer:
@@ -109,20 +109,6 @@ def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
     """Doubles height and width by repeating each pixel (nearest neighbour)."""
     b, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
-
-
-def space_to_depth(x: Float[Array, "b h w c"], factor: int) -> jax.Array:
-    """Stacks each `factor` x `factor` square of pixels into the channels of one pixel."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // factor, factor, w // factor, factor, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, h // factor, w // factor, factor * factor * c)
-
-
-def depth_to_space(x: Float[Array, "b h w c"], factor: int) -> jax.Array:
-    """Undoes `space_to_depth`."""
-    b, h, w, _ = x.shape
-    x = x.reshape(b, h, w, factor, factor, -1).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(b, h * factor, w * factor, -1)
 
 
 class UNet(nn.Module):
@@ -292,14 +278,4 @@ class UNet(nn.Module):
                 f"{x.shape[1]}x{x.shape[2]} image has size {missing[0]}, they have "
                 f"{', '.join(map(str, sizes))}"
             )
-        if label is None:
-            return
-        if self.num_classes is None:
-            raise ValueError("UNet got a label, but was built without num_classes")
-        shape, dtype = getattr(label, "shape", None), getattr(label, "dtype", jnp.bool_)
-        if shape != index.shape or not jnp.issubdtype(dtype, jnp.integer):
-            raise ValueError(
-                f"UNet takes one integer label for each of the {x.shape[0]} examples, got "
-                f"{checks.described(label)}"
-            )
-        checks.classes(label, self.num_classes + 1, "label")
+        check_label("UNet", label, index, self.num_classes)

@@ -13,6 +13,7 @@ import optax.contrib
 
 from jaxddim import checks, schedules
 from jaxddim.ideal import Moments
+from jaxddim.models.dit import DiT
 from jaxddim.models.simple_unet import SimpleUNet
 from jaxddim.models.unet import UNet
 from jaxddim.predictions import check_kind
@@ -84,6 +85,16 @@ def build_model(config: ModelConfig, axis_name: str | None = None) -> Any:
     if config.name == "simple_unet":
         channels = tuple(config.channels * multiplier for multiplier in config.multipliers)
         return SimpleUNet(channels=channels, dtype=dtype, axis_name=axis_name)
+    if config.name == "dit":
+        return DiT(
+            channels=config.channels,
+            num_blocks=config.num_blocks,
+            head_dim=config.head_dim or min(DiT.head_dim, config.channels),
+            patch=config.patch,
+            num_classes=config.num_classes,
+            remat=config.remat,
+            dtype=dtype,
+        )
     return UNet(
         channels=config.channels,
         multipliers=config.multipliers,
@@ -186,7 +197,7 @@ def _rate(config: OptimConfig, peak: float) -> optax.ScalarOrSchedule:
     return optax.linear_schedule(0.0, peak, warmup) if warmup else peak
 
 
-ENDS = ("conv_in", "conv_out", "conv0", "output")
+ENDS = ("conv_in", "conv_out", "conv0", "output", "patches_in", "patches_out")
 """Layers of the networks at the image, which Muon leaves to Adam."""
 
 

@@ -49,14 +49,14 @@ class DataConfig:
 class ModelConfig:
     """The network."""
 
-    name: Literal["simple_unet", "unet"] = "unet"
-    """simple_unet: the seed's network; unet: the UNet of DDPM and DDIM."""
+    name: Literal["simple_unet", "unet", "dit"] = "unet"
+    """simple_unet: the seed's network; unet: the UNet of DDPM and DDIM; dit: a transformer."""
     channels: int = 128
-    """Channels at full resolution."""
+    """Channels at full resolution; width of a token (dit)."""
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
     """Channels at each resolution, as multiples of model.channels."""
     num_blocks: int = 2
-    """Residual blocks per resolution (unet)."""
+    """Residual blocks per resolution (unet); blocks in all (dit)."""
     attention: tuple[int, ...] = (16,)
     """Resolutions with attention, in pixels (unet)."""
     dropout: float = 0.1
@@ -64,11 +64,11 @@ class ModelConfig:
     groups: int = 32
     """Groups of GroupNorm (unet)."""
     patch: int = 1
-    """Side in pixels of the patches at the network's input and output (unet)."""
+    """Side in pixels of the patches at the network's input and output (unet, dit)."""
     epsilon: float = 1e-6
     """What GroupNorm adds to the variance (unet)."""
     head_dim: int | None = None
-    """Channels of a head of attention; one head if not given (unet)."""
+    """Channels of a head of attention; if not given one head (unet), or heads of 64 (dit)."""
     freq_shift: Literal[0, 1] = 1
     """Shift of the frequencies of the time embedding (unet)."""
     downsample_padding: Literal[0, 1] = 0
@@ -76,7 +76,7 @@ class ModelConfig:
     num_classes: int | None = None
     """Labels that an imported network takes besides none (unet)."""
     remat: bool = False
-    """Recompute activations in the backward pass to save memory (unet)."""
+    """Recompute activations in the backward pass to save memory (unet, dit)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Compute type of the network; parameters, loss and tables stay float32."""
 

@@ -20,8 +20,9 @@ import pytest
 from jaxddim.models import MLP, SimpleUNet, UNet, unet
 from jaxddim.models.embedding import sinusoidal
 from jaxddim.models.norm import BatchNorm, GroupNorm
+from jaxddim.models.patches import depth_to_space, space_to_depth
 from jaxddim.models.simple_unet import Block
-from jaxddim.models.unet import depth_to_space, space_to_depth, upsample
+from jaxddim.models.unet import upsample
 
 # Compiles twice as fast, to slower code; comparisons with the references use plain jax.jit.
 fast_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
