@@ -58,6 +58,30 @@ def absolute(path: str | None) -> str | None:
     return None if path is None else str(located(path).absolute())
 
 
+def content(path: Path, most: int) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+      OSError: when it cannot be read.
+      ValueError: when it holds more than `most`, or is a pipe or a device.
+    """
+    from jaxddim.files import reading  # here, as reading data must not import JAX
+
+    return reading.content(path, most)
+
+
+def record(path: Path, most: int = 2**26) -> Any:
+    """What a JSON file of at most `most` bytes holds.
+
+    Raises:
+      OSError: when it cannot be read.
+      ValueError: when it is larger or no JSON.
+    """
+    from jaxddim.files import reading  # here, as reading data must not import JAX
+
+    return reading.record(path, most)
+
+
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Writes arrays atomically, by name and uncompressed."""
     replace(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
