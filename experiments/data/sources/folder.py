@@ -121,7 +121,8 @@ def walk(
     def unreadable(error: OSError) -> None:
         skipped.append(f"{relative(error.filename)} (folder cannot be opened)")
 
-    seen = {_identity(os.stat(around)) for around in root.resolve().parents}
+    around = root.resolve().parents if root.is_dir() else ()
+    seen = {_identity(os.stat(place)) for place in around}
     system = _system()
     count = 0
     for folder, subfolders, files in os.walk(root, onerror=unreadable, followlinks=True):
