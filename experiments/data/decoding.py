@@ -15,7 +15,6 @@ import numpy as np
 
 from experiments.data import metadata, vetting
 from experiments.terminal.errors import UserError
-from experiments.terminal.files import content
 from experiments.terminal.texts import brief
 
 SMALLEST_SIDE = 4  # pixels; smaller pictures are skipped
@@ -111,15 +110,15 @@ def _content(file: Path | BinaryIO) -> bytes:
     if not isinstance(file, Path):
         file.seek(0)
         return file.read()
-    from jaxddim.files.reading import opened as regular  # importing data must not import JAX
+    from jaxddim.files import reading  # here, as reading data must not import JAX
 
-    with regular(file) as source:
+    with reading.opened(file) as source:
         start, size = source.read(BEGINNING), os.fstat(source.fileno()).st_size
         if vetting.kind(start) is None:
             return start
     if size > vetting.LARGEST_FILE:
         raise vetting.Unfit(f"{size:,} bytes, at most {vetting.LARGEST_FILE:,} are read")
-    return content(file, vetting.LARGEST_FILE)
+    return reading.content(file, vetting.LARGEST_FILE)
 
 
 def _used(whole: bytes, use: Callable[[Any], Any]) -> Any:

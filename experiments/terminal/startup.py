@@ -81,7 +81,7 @@ def with_checksums() -> None:
         stored.compress_executable = functools.partial(zstd.compress, options=options)
     elif zstandard:
         compressor = functools.partial(zstandard.ZstdCompressor, write_checksum=True)
-        stored.compress_executable = lambda program: compressor().compress(program)
+        stored.compress_executable = lambda executable: compressor().compress(executable)
 
 
 def without_damaged(read: Callable[..., Any]) -> Callable[..., Any]:

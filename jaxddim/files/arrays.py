@@ -25,20 +25,20 @@ class Form(NamedTuple):
     """What an array must be.
 
     Attributes:
-      kinds: NumPy's letters of its types, such as "f" for floats of any size.
+      kind: NumPy's letter of its type, "f" for floats of any size, with their bytes if given.
       shape: its shape; None for a size that is not known before.
     """
 
-    kinds: str
+    kind: str
     shape: tuple[int | None, ...]
 
 
-def read(path: str | os.PathLike[str], forms: Mapping[str, Form]) -> dict[str, np.ndarray]:
+def read(path: str | os.PathLike[str], forms: Mapping[str, Form | None]) -> dict[str, np.ndarray]:
     """The named arrays of an .npz file.
 
     Args:
       path: the file.
-      forms: what each must be.
+      forms: what each must be; None for any numbers.
     Raises:
       OSError: when the file cannot be opened.
       ValueError: when it is damaged, lacks an array, or holds one of another form.
@@ -68,6 +68,21 @@ def read(path: str | os.PathLike[str], forms: Mapping[str, Form]) -> dict[str, n
     return found
 
 
+def names(path: str | os.PathLike[str]) -> list[str]:
+    """The names of the arrays of an .npz file.
+
+    Raises:
+      OSError: when the file cannot be opened.
+      ValueError: when it is damaged.
+    """
+    with opened(path) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return [name.removesuffix(".npy") for name in archive.namelist()]
+        except Exception as error:  # a zip that is damaged may raise anything
+            raise ValueError(" ".join(str(error).split())) from None
+
+
 def _entry(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
     try:
         return archive.getinfo(f"{name}.npy")
@@ -75,12 +90,9 @@ def _entry(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
         raise ValueError(f"it holds no array {shown(name)}") from None
 
 
-def _array(member: IO[bytes], name: str, form: Form, most: int) -> np.ndarray:
+def _array(member: IO[bytes], name: str, form: Form | None, most: int) -> np.ndarray:
     dtype, fortran, shape = _header(member)
-    wanted = len(shape) == len(form.shape) and all(
-        size in (given, None) for given, size in zip(shape, form.shape, strict=True)
-    )
-    if dtype.kind not in form.kinds or not wanted:
+    if not _has(dtype, shape, form):
         raise ValueError(f"{name} is {dtype} {list(shape)}, expected {_told(form)}")
     size = math.prod(shape) * dtype.itemsize
     if size > most:
@@ -110,7 +122,16 @@ def _header(member: IO[bytes]) -> tuple[np.dtype, bool, tuple[int, ...]]:
     return dtype, fortran, shape
 
 
-def _told(form: Form) -> str:
-    kinds = {"u": "whole numbers", "i": "whole numbers", "f": "floats", "U": "text"}
-    names = " or ".join(dict.fromkeys(kinds[kind] for kind in form.kinds))
-    return f"{names} [{', '.join('n' if size is None else str(size) for size in form.shape)}]"
+def _has(dtype: np.dtype, shape: tuple[int, ...], form: Form | None) -> bool:
+    if form is None:
+        return dtype.kind in "biuf"
+    sizes = zip(shape, form.shape, strict=False)
+    alike = len(shape) == len(form.shape) and all(size in (given, None) for given, size in sizes)
+    return alike and dtype.str[1:].startswith(form.kind)
+
+
+def _told(form: Form | None) -> str:
+    if form is None:
+        return "numbers"
+    name = {"u1": "uint8", "i": "whole numbers", "f": "floats", "U": "text"}[form.kind]
+    return f"{name} [{', '.join('n' if size is None else str(size) for size in form.shape)}]"

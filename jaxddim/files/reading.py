@@ -65,7 +65,7 @@ def content(path: str | os.PathLike[str], most: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise ValueError(f"{size:,} bytes, expected {most:,} at most")
-        return b"".join(iter(lambda: file.read(file.PIECE), b""))[:most]
+        return io.BufferedReader.read(file)
 
 
 def record(path: str | os.PathLike[str], most: int = MOST_JSON) -> Any:
