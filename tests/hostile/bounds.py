@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 REPOSITORY = Path(__file__).parent.parent.parent
 MOST_MEBIBYTES = 300
 MOST_SECONDS = 2.0
-PATIENCE = 20  # seconds after which a call is ended
+PATIENCE = 60  # seconds after which a call is ended
 
 
 class Outcome(NamedTuple):
@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
     Attributes:
       how: "done", "refused" (a mistake of the user's), or "failed" (anything else).
       text: what it returned, the message, or the traceback.
-      seconds: that it took.
+      seconds: of a processor that it took; those of waiting depend on what else runs.
       mebibytes: its largest memory, without what it began with.
     """
 
@@ -114,10 +114,10 @@ def _call(function: Any, arguments: list[Any], writing: int) -> None:
     from experiments.terminal.errors import UserError
     from jaxddim.runs.errors import RunError
 
-    most = int((_mebibytes("VmSize") + 2 * MOST_MEBIBYTES) * 2**20)
+    most = int((_mebibytes("VmSize") + getattr(function, "room", 2 * MOST_MEBIBYTES)) * 2**20)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     signal.alarm(PATIENCE)
-    before, began = _mebibytes("VmRSS"), time.perf_counter()
+    before, began = _mebibytes("VmRSS"), time.process_time()
     try:
         how, text = "done", str(function(*arguments))
     except (UserError, RunError) as error:
@@ -125,7 +125,7 @@ def _call(function: Any, arguments: list[Any], writing: int) -> None:
     except BaseException:
         how, text = "failed", traceback.format_exc()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    found = how, text, time.perf_counter() - began, peak - before
+    found = how, text, time.process_time() - began, peak - before
     os.write(writing, json.dumps(found).encode())
     os._exit(0)
 

@@ -16,7 +16,7 @@ from experiments.terminal.errors import UserError
 from experiments.terminal.texts import brief
 
 LARGEST_MEMBER = 64 * 2**20  # bytes; pictures of cars stay below 2 MiB
-MOST_MEMBERS = 100_000
+MOST_MEMBERS = 50_000
 RATIO = 100  # how many times its own size an archive may inflate to; pictures hardly do
 SPARE = 2**26  # bytes beyond that
 LONGEST_NAME = 2**16  # bytes of a name that has a member of its own
@@ -152,14 +152,14 @@ def _inflated(file: BinaryIO) -> Iterator[bytes]:
         inflate = zlib.decompressobj(16 + zlib.MAX_WBITS)
         while not inflate.eof:
             piece = inflate.decompress(rest, CHUNK)
-            rest = inflate.unconsumed_tail or file.read(CHUNK)
+            rest = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
+            rest = rest or file.read(CHUNK)
             if not (piece or rest or inflate.eof):
                 raise EOFError("it ends early")
             if piece:
                 yield piece
-        rest = (inflate.unused_data + rest).lstrip(b"\0")
-        while not rest and (more := file.read(CHUNK)):
-            rest = more.lstrip(b"\0")
+        while not (rest := rest.lstrip(b"\0")) and (more := file.read(CHUNK)):
+            rest = more
 
 
 def rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
