@@ -8,6 +8,7 @@ have none of these changed are not read again.
 
 import contextlib
 import hashlib
+import math
 import os
 import re
 import time
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from experiments.terminal.files import save_text
+from experiments.terminal.files import content, is_trusted, save_text
 from experiments.terminal.progress import tracked
 
 FOLDER = "contents"  # in the cache folder: a file for each list of files that was read
@@ -25,7 +26,11 @@ SETTLED_NS = 2 * 10**9
 
 
 def digest(
-    root: Path, names: Sequence[str], stamps: Sequence[tuple[int, int, int, int]], cache: Path
+    root: Path,
+    names: Sequence[str],
+    stamps: Sequence[tuple[int, int, int, int]],
+    cache: Path,
+    largest: float = math.inf,
 ) -> str:
     """sha256 over the contents of files.
 
@@ -34,14 +39,19 @@ def digest(
       names: the files, relative to it.
       stamps: `folder.stamp` of each file.
       cache: the cache folder, in which the result is remembered.
+      largest: bytes of the largest file that is read; a larger one counts by its size.
     Returns:
       The hash, in hexadecimal digits; a file that cannot be read counts as empty.
     """
     kept = cache / FOLDER / hashlib.sha256(repr((names, stamps)).encode()).hexdigest()[:32]
     with contextlib.suppress(OSError, ValueError):
-        if re.fullmatch("[0-9a-f]{64}", text := kept.read_text()):
+        text = content(kept, 64).decode()
+        if re.fullmatch("[0-9a-f]{64}", text) and is_trusted(kept, cache):
             return text
-    found = hashlib.sha256(b"".join(_read_all([root / name for name in names]))).hexdigest()
+    large = {name: size for name, (size, *_) in zip(names, stamps, strict=True) if size > largest}
+    read = _read_all([root / name for name in names if name not in large])
+    sizes = repr(sorted(large.items())).encode() if large else b""
+    found = hashlib.sha256(b"".join(read) + sizes).hexdigest()
     newest = max((max(mtime, ctime) for _, mtime, ctime, _ in stamps), default=0)
     if newest < time.time_ns() - SETTLED_NS:
         with contextlib.suppress(OSError):  # then it is read again next time

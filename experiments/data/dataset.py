@@ -6,13 +6,14 @@ machine, else rendered cars, and says so.
 """
 
 import dataclasses
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from experiments.cars import VERSION
-from experiments.data import cache, contents, decoding
+from experiments.data import cache, contents, decoding, vetting
 from experiments.data.sources import cifar10, folder, prepared, stanford_cars
 from experiments.terminal import texts
 from experiments.terminal.errors import UserError
@@ -114,15 +115,17 @@ def _load_folder(
     notes = (folder.runs_note(listing.runs),) if listing.runs else ()
     if now > len(listing.names):
         notes += (f"{listing.root} holds {now:,} files now: used are the run's {len(names):,}",)
-    parts = _content(config, listing)
+    parts = _content(config, listing, vetting.LARGEST_FILE)
     cached = _cached(config, "folder", parts, lambda: folder.pictures(listing))
     return cached, notes, listing.names
 
 
-def _content(config: "DataConfig", listing: folder.Listing) -> tuple:
+def _content(
+    config: "DataConfig", listing: folder.Listing, largest: float = math.inf
+) -> tuple[tuple[str, ...], str]:
     """What tells files apart: their names and contents, wherever they are."""
     cache_folder = cache_dir(config.cache_dir)
-    read = contents.digest(listing.root, listing.names, listing.stamps, cache_folder)
+    read = contents.digest(listing.root, listing.names, listing.stamps, cache_folder, largest)
     return listing.names, read
 
 

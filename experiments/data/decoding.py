@@ -4,6 +4,8 @@ import contextlib
 import difflib
 import functools
 import io
+import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,12 +13,13 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from experiments.data import metadata
+from experiments.data import metadata, vetting
 from experiments.terminal.errors import UserError
 from experiments.terminal.texts import brief
 
 SMALLEST_SIDE = 4  # pixels; smaller pictures are skipped
 NOT_AN_IMAGE = "not an image"
+BEGINNING = 32  # bytes that tell a format
 
 
 Shape = tuple[int, int, int]  # height, width and channels of an image
@@ -40,15 +43,12 @@ class Decoded(NamedTuple):
 
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
-    """Silences Pillow's warnings, and makes too many pixels an error.
+    """Silences Pillow's warnings.
 
     Filters of warnings are per process, not per thread, so this goes around all threads.
     """
-    from PIL import Image
-
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
         yield
 
 
@@ -66,18 +66,20 @@ def decode(file: Path | BinaryIO, size: tuple[int, int] | None, channels: int = 
     Returns:
       The image with a remark on what was converted, or no image and the reason.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
         return opened(file, functools.partial(_decode, size=size, channels=channels))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return Decoded(None, "too many pixels")
-    except UnidentifiedImageError:
+    except NoPicture:
         return Decoded(None, NOT_AN_IMAGE)
+    except vetting.Unfit as error:
+        return Decoded(None, str(error))
     except PermissionError:
         return Decoded(None, "no permission to read it")
     except Exception as error:  # decoders may raise anything on damaged files
         return Decoded(None, f"damaged: {brief(error)}")
+
+
+class NoPicture(ValueError):
+    """A file of none of the formats that are read."""
 
 
 def opened(file: Path | BinaryIO, use: Callable[[Any], Any]) -> Any:
@@ -87,38 +89,84 @@ def opened(file: Path | BinaryIO, use: Callable[[Any], Any]) -> Any:
     pixels do not depend on, and then without EXIF too.
 
     Raises:
+      NoPicture: when its first bytes are those of no format that is read.
+      vetting.Unfit: when it would cost more than pictures do.
       Exception: of the first try, of any kind, when no try succeeds.
     """
-    from PIL import Image
-
+    whole = _content(file)
     try:
-        with Image.open(file) as image:
-            return use(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning, PermissionError):
+        return _used(whole, use)
+    except (NoPicture, vetting.Unfit):
         raise
     except Exception as error:  # decoders may raise anything on damaged files
-        for bare in metadata.without(file):
-            with contextlib.suppress(Exception), Image.open(io.BytesIO(bare)) as image:
-                return use(image)
+        for bare in metadata.without(whole):
+            with contextlib.suppress(Exception):
+                return _used(bare, use)
         raise error
 
 
-def _decode(image: Any, size: tuple[int, int] | None, channels: int) -> Decoded:
-    from PIL import Image
+def _content(file: Path | BinaryIO) -> bytes:
+    """The whole file; of what is no picture the beginning."""
+    if not isinstance(file, Path):
+        file.seek(0)
+        return file.read()
+    from jaxddim.files import reading  # here, as reading data must not import JAX
 
+    with reading.opened(file) as source:
+        start, size = source.read(BEGINNING), os.fstat(source.fileno()).st_size
+        if vetting.kind(start) is None:
+            return start
+    if size > vetting.LARGEST_FILE:
+        raise vetting.Unfit(f"{size:,} bytes, at most {vetting.LARGEST_FILE:,} are read")
+    return reading.content(file, vetting.LARGEST_FILE)
+
+
+def _used(whole: bytes, use: Callable[[Any], Any]) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    kind = vetting.kind(whole[:BEGINNING])
+    if kind is None:
+        raise NoPicture
+    vetting.check(whole, kind)
+    try:
+        with Image.open(io.BytesIO(whole), formats=[kind]) as image:
+            vetting.check_size(*image.size)
+            if image.tile and image.tile[0][0] in Image.DECODERS:  # written in Python
+                raise vetting.Unfit(f"a kind of {kind} that is slow to read")
+            return use(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise vetting.Unfit("too many pixels") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"not a whole {kind}") from None
+
+
+def _decode(image: Any, size: tuple[int, int] | None, channels: int) -> Decoded:
     if size is not None and min(image.size) < SMALLEST_SIDE:
         return Decoded(None, f"{image.height}x{image.width} pixels")
     remark = "rotated by EXIF" if _turn(image) else _remark(image, channels)
+    pixels = math.prod(image.size) if image.info.get("progressive") else 0  # held as coefficients
     if size is not None:
         longer = 2 * max(size)  # on either axis, as EXIF may swap them
         image.draft(None, (longer, longer))
+    with vetting.ROOM.taken(pixels + math.prod(image.size)):
+        return Decoded(_pixels(image, size, channels), remark)
+
+
+def _pixels(image: Any, size: tuple[int, int] | None, channels: int) -> np.ndarray:
+    from PIL import Image
+
     image.load()
     turn = _turn(image)  # only now: TIFF turns itself while it is loaded
     upright = image if turn is None else image.transpose(turn)
-    picture = _to_rgb(upright).convert("RGB" if channels == 3 else "L")
+    picture = _converted(_to_rgb(upright), "RGB" if channels == 3 else "L")
     if size is not None:
         picture = picture.resize(size[::-1], Image.Resampling.LANCZOS)
-    return Decoded(np.asarray(picture).reshape(*picture.size[::-1], channels), remark)
+    return np.asarray(picture).reshape(*picture.size[::-1], channels)
+
+
+def _converted(image: Any, mode: str) -> Any:
+    """The image in a mode; itself, not a copy, where it has that."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _turn(image: Any) -> Any:
@@ -134,10 +182,20 @@ def _turn(image: Any) -> Any:
         Transpose.TRANSVERSE,
         Transpose.ROTATE_90,
     )
+    texts = [image.info.get(name) for name in ("exif", "Raw profile type exif")]
     try:
+        if not all(map(_is_modest, filter(None, texts))):
+            return None
         return dict(enumerate(turns, 2)).get(image.getexif().get(0x0112, 1))
     except Exception:  # the reader raises many kinds of errors
         return None
+
+
+def _is_modest(exif: bytes | str) -> bool:
+    """Whether EXIF, or a text that holds it in hexadecimal digits, may be read."""
+    if isinstance(exif, str):
+        exif = bytes.fromhex("".join(exif.split("\n")[3:]))
+    return vetting.is_modest(exif)
 
 
 def _remark(image: Any, channels: int) -> str:
@@ -151,27 +209,53 @@ def _remark(image: Any, channels: int) -> str:
 
 def _to_rgb(image: Any) -> Any:
     """Any Pillow mode to RGB: transparency over white, high-bit-depth grey to 8 bits."""
+    if image.mode[0] in "IF":
+        image = _grey(image)
+    if image.has_transparency_data:
+        return _over_white(image)
+    return _converted(image, "RGB")
+
+
+def _bands(image: Any) -> Iterator[tuple[int, Any]]:
+    """(first row, image) of bands from top to bottom: copies of them are small."""
+    height = max(2**20 // image.width, 1)
+    for top in range(0, image.height, height):
+        yield top, image.crop((0, top, image.width, min(top + height, image.height)))
+
+
+def _over_white(image: Any) -> Any:
     from PIL import Image
 
-    if image.mode[0] in "IF":
-        levels = np.asarray(image)
-        grey = _eight_bits(levels)
-        clear = image.info.get("transparency")
+    found = Image.new("RGB", image.size)
+    for top, band in _bands(image):
+        band = band.convert("RGBA")
+        white = Image.new("RGBA", band.size, "white")
+        found.paste(Image.alpha_composite(white, band).convert("RGB"), (0, top))
+    return found
+
+
+def _grey(image: Any) -> Any:
+    """Grey of more than 8 bits, or of floats, as grey of 8 bits."""
+    from PIL import Image
+
+    peak = 0.0
+    for _, band in _bands(image):
+        levels = np.asarray(band)
+        peak = max(peak, float(levels.max(initial=0, where=np.isfinite(levels))))
+    found = np.empty(image.size[::-1], np.uint8)
+    clear = image.info.get("transparency")
+    for top, band in _bands(image):
+        levels = np.asarray(band)
+        grey = _eight_bits(levels, peak)
         if isinstance(clear, int):
             grey[levels == clear] = 255  # a PNG may have one transparent level
-        image = Image.fromarray(grey)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+        found[top : top + len(grey)] = grey
+    return Image.fromarray(found)
 
 
-def _eight_bits(values: np.ndarray) -> np.ndarray:
+def _eight_bits(values: np.ndarray, peak: float) -> np.ndarray:
     """Integer or float grey levels to uint8; the type, then the maximum, determines the range."""
-    levels = values.astype(np.float64)
-    peak = levels.max(initial=0.0, where=np.isfinite(levels))
-    levels = np.nan_to_num(levels, posinf=peak, neginf=0.0)
+    levels = np.nan_to_num(values.astype(np.float64), posinf=peak, neginf=0.0)
     if peak > 65535:
         levels = levels * (255 / peak)
     elif values.dtype.itemsize == 2 or peak > 255:

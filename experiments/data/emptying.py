@@ -57,7 +57,9 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _bytes(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
+    """Bytes of a file, or of all files below a folder; a link has none."""
+    if path.is_symlink():
+        return 0
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.lstat().st_size for file in files)
 

@@ -4,28 +4,23 @@ A PNG is a signature and chunks (length, name, content, checksum); a JPEG is a s
 (0xFF, marker, length, content) before its first scan. Only what pixels depend on is kept.
 """
 
-import contextlib
 import struct
 from collections.abc import Iterator
-from pathlib import Path
-from typing import BinaryIO
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 JPEG = b"\xff\xd8"
 SCAN, COMMENT = 0xDA, 0xFE
 JFIF, EXIF, ADOBE = 0xE0, 0xE1, 0xEE  # of the segments 0xE0 .. 0xEF of applications
-LONGEST = 2**28  # bytes of a file that is tried again
 
 
-def without(file: Path | BinaryIO) -> Iterator[bytes]:
+def without(whole: bytes) -> Iterator[bytes]:
     """A PNG's or JPEG's bytes without metadata except EXIF, then without EXIF too.
 
     A JPEG's Adobe segment, which tells how colours are stored, goes at last.
 
     Other files, and what would be no other than before, are left out.
     """
-    whole = _bytes(file)
     seen = {whole}
     tries: list[bytes] = []
     if whole.startswith(PNG):
@@ -36,14 +31,6 @@ def without(file: Path | BinaryIO) -> Iterator[bytes]:
         if bare not in seen:
             seen.add(bare)
             yield bare
-
-
-def _bytes(file: Path | BinaryIO) -> bytes:
-    """The content, as far as it is not too long."""
-    with file.open("rb") if isinstance(file, Path) else contextlib.nullcontext(file) as opened:
-        opened.seek(0)
-        start = opened.read(len(PNG))
-        return start + opened.read(LONGEST) if start.startswith((PNG, JPEG)) else start
 
 
 def _png(whole: bytes, kept: set[bytes]) -> bytes:

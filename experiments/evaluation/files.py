@@ -1,6 +1,5 @@
 """Pictures to be measured that lie in files already."""
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,8 @@ from experiments.data import decoding
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import located
 from experiments.terminal.texts import listed, printable
+from jaxddim.files import arrays
+from jaxddim.files.arrays import Form
 
 
 def pictures_at(flag: str, where: str, shape: tuple[int, int, int], notes: list[str]) -> np.ndarray:
@@ -20,50 +21,49 @@ def pictures_at(flag: str, where: str, shape: tuple[int, int, int], notes: list[
     path = located(where)
     try:
         if path.suffix.lower() == ".npz" and not path.is_dir():
-            found = _read_npz(path)
+            found = arrays.read(path, {"images": Form("u1", (None, *shape))})["images"]
         else:
-            found = _read_folder(flag, path, shape[2], notes)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            found = _read_folder(flag, path, shape, notes)
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{flag} {path} cannot be read ({' '.join(str(error).split())}): give a FILE.npz or "
             "a folder of pictures, as experiments.sample writes them"
         ) from None
-    if found.dtype != np.uint8 or found.shape[1:] != shape:
-        raise UserError(
-            f"{flag} {path} holds {found.dtype} {list(found.shape)}: expected uint8 "
-            f"[n, {', '.join(map(str, shape))}], like the run's images"
-        )
     return found
 
 
-def _read_npz(path: Path) -> np.ndarray:
-    with path.open("rb") as file, np.load(file) as arrays:
-        return arrays["images"]
-
-
-def _read_folder(flag: str, path: Path, channels: int, notes: list[str]) -> np.ndarray:
+def _read_folder(
+    flag: str, path: Path, shape: tuple[int, int, int], notes: list[str]
+) -> np.ndarray:
     """The pictures in a folder, by name, decoded as for training but not resized."""
     from PIL import Image
 
     if not path.is_dir():
         raise ValueError("no such folder")
-    known, images, others = Image.registered_extensions(), {}, []
+    known, images, others = Image.registered_extensions(), [], []
+    sizes: dict[tuple[int, ...], str] = {}
     files = [file for file in sorted(path.iterdir()) if file.name[0] != "." and file.is_file()]
     with decoding.without_warnings():
         for file in files:
-            found = decoding.decode(file, None, channels)
+            found = decoding.decode(file, None, shape[2])
             if found.image is not None:
-                images[file.name] = found.image
+                sizes.setdefault(found.image.shape, file.name)
+                images += [found.image] if found.image.shape == shape else []
             elif found.remark == decoding.NOT_AN_IMAGE and file.suffix.lower() not in known:
                 others.append(file.name)
             else:
                 raise ValueError(f"{printable(file.name)}: {found.remark}")
-    if not images:
+            if len(sizes) > 1:
+                told = [f"{name}: {h}x{w} pixels" for (h, w, _), name in sizes.items()]
+                raise ValueError(f"pictures of several sizes: {listed(told)}")
+    if not sizes:
         raise ValueError("no picture in it")
-    shapes = {image.shape: name for name, image in images.items()}
-    if len(shapes) > 1:
-        sizes = [f"{name}: {h}x{w} pixels" for (h, w, _), name in shapes.items()]
-        raise ValueError(f"pictures of several sizes: {listed(sizes)}")
+    if shape not in sizes:
+        (height, width, _), name = next(iter(sizes.items()))
+        raise ValueError(
+            f"{printable(name)} has {height}x{width} pixels, the run's images have "
+            f"{shape[0]}x{shape[1]}"
+        )
     if others:
         notes.append(f"{flag} {path}: skipped {len(others)} ({listed(others)}), no images")
-    return np.stack(list(images.values()))
+    return np.stack(images)

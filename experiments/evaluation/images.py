@@ -8,6 +8,7 @@ from typing import Any
 from experiments.data import dataset as datasets
 from experiments.evaluation.references import Splits
 from experiments.terminal.files import absolute, cache_dir
+from experiments.terminal.texts import printable
 from jaxddim.runs import record
 
 
@@ -44,7 +45,7 @@ def splits(workdir: str, places: Places = Places()) -> Splits:
     record.check_images(workdir, dataset.fingerprint, len(dataset.images), found)
     for note in dataset.notes:
         if note not in (found.get("data", {}).get("notes") or ()):  # training has said these
-            print(f"note: {note}", file=sys.stderr)
+            print(f"note: {printable(note)}", file=sys.stderr)
     train, holdout = datasets.split(dataset, config.holdout)
     by_name = {"train": train.images, "holdout": holdout.images, "all": dataset.images}
     return Splits(dataset.source, by_name, cache_dir(config.cache_dir) / "features")

@@ -16,8 +16,10 @@ import numpy as np
 from experiments.data import cache
 from experiments.evaluation import frechet
 from experiments.evaluation.features import networks
-from experiments.terminal.files import save_arrays
+from experiments.terminal.files import is_trusted, save_arrays
 from experiments.terminal.texts import brief
+from jaxddim.files import arrays
+from jaxddim.files.arrays import Form
 
 FORMAT = 1  # part of every recipe: raise it when features of the same images change
 
@@ -69,7 +71,7 @@ def reference(network: networks.FeatureNetwork, found: Splits, split: str) -> Re
         "format": FORMAT,
     }
     name = f"{found.source}-{split}-{network.name.lower()}-{cache.key(recipe)}.npz"
-    kept = _read(found.cache / name, recipe)
+    kept = _read(found.cache / name, recipe, network.dims)
     if kept is not None:
         return kept
     what = f"features of {found.source} ({split})"
@@ -87,23 +89,26 @@ def reference(network: networks.FeatureNetwork, found: Splits, split: str) -> Re
     return Reference(features, measured, recipe)
 
 
-def _read(path: Path, recipe: dict[str, Any]) -> Reference | None:
+def _read(path: Path, recipe: dict[str, Any], dims: int) -> Reference | None:
     """The cached reference; None if it is missing, damaged (which is said) or of another recipe."""
     if not path.exists():
         return None
+    forms = {
+        "recipe": Form("U", ()),
+        "count": Form("i", ()),
+        "features": Form("f", (recipe["num"], dims)),
+        "mean": Form("f", (dims,)),
+        "scatter": Form("f", (dims, dims)),
+    }
     try:
-        with path.open("rb") as file, np.load(file) as kept:
-            if json.loads(str(kept["recipe"])) != recipe:
-                return None
-            measured = frechet.Statistics(int(kept["count"]), kept["mean"], kept["scatter"])
-            features = kept["features"]
-            dims = features.shape[1:]
-            shapes = {"features": features, "mean": measured.mean, "scatter": measured.scatter}
-            expected = {"features": (recipe["num"], *dims), "mean": dims, "scatter": dims * 2}
-            for what, array in shapes.items():
-                if array.shape != expected[what]:
-                    raise ValueError(f"{what} {array.shape}, expected {expected[what]}")
-            return Reference(features, measured, recipe)
+        if not is_trusted(path, path.parent):
+            raise ValueError("others may write to it")
+        kept = arrays.read(path, {"recipe": forms["recipe"]})
+        if json.loads(str(kept["recipe"])) != recipe:
+            return None
+        kept = arrays.read(path, forms)
+        measured = frechet.Statistics(int(kept["count"]), kept["mean"], kept["scatter"])
+        return Reference(kept["features"], measured, recipe)
     except Exception as error:  # damaged files may raise anything
         print(f"note: {path} was damaged ({brief(error)}): computed again", file=sys.stderr)
         return None

@@ -26,11 +26,13 @@ from experiments.data import cache
 from experiments.evaluation import references
 from experiments.evaluation.features import networks
 from experiments.reproduction import texts
+from experiments.terminal.files import record as read_record
 from experiments.terminal.files import save_arrays, save_json
 from experiments.terminal.progress import stage
 from experiments.terminal.texts import brief
 from jaxddim import checks
 from jaxddim.conditioning import fraction_of
+from jaxddim.files import arrays
 from jaxddim.runs.flat import finite, flatten
 from jaxddim.runs.methods import DrawConfig
 from jaxddim.runs.trained import Trained
@@ -135,12 +137,12 @@ class Study:
         with stage(told) if spinner else contextlib.nullcontext():
             result = compute()
         result = result._replace(numbers=texts.numbers(finite(result.numbers)))
-        arrays, record = _files(stem)
+        path, about = _files(stem)
         if result.arrays:
-            save_arrays(arrays, **result.arrays)
+            save_arrays(path, **result.arrays)
         # last: its presence marks the result as complete
-        about = {"recipe": recipe, "numbers": result.numbers, "arrays": sorted(result.arrays)}
-        save_json(record, about)
+        names = sorted(result.arrays)
+        save_json(about, {"recipe": recipe, "numbers": result.numbers, "arrays": names})
         print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
         return result
 
@@ -225,14 +227,13 @@ def _read(stem: Path, recipe: dict[str, Any]) -> Result | None:
     if not about.exists():
         return None
     try:
-        record = json.loads(about.read_text())
+        record = read_record(about)
         if record["recipe"] != recipe:
             return None
-        arrays = {}
-        if path.exists() or record.get("arrays"):
-            with path.open("rb") as file, np.load(file) as found:
-                arrays = {name: found[name] for name in record.get("arrays", found)}
-        return Result(texts.numbers(record["numbers"]), arrays)
+        if "arrays" not in record:  # an older version wrote it
+            record["arrays"] = arrays.names(path) if path.exists() else []
+        forms = dict.fromkeys(record["arrays"])
+        return Result(texts.numbers(record["numbers"]), arrays.read(path, forms) if forms else {})
     except Exception as error:  # damaged files may raise anything
         print(f"note: {about} was damaged ({brief(error)}): computed again", file=sys.stderr)
         return None

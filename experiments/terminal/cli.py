@@ -17,6 +17,7 @@ from typing import Any
 from experiments.terminal import interrupts, startup
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import located
+from experiments.terminal.texts import printable
 from jaxddim.runs.config import ImageSize
 from jaxddim.runs.errors import RunError
 
@@ -63,7 +64,7 @@ def run(
 
 
 def _fail(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + printable(" ".join(message.split())), file=sys.stderr)
     return 2
 
 

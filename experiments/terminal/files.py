@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -56,6 +57,46 @@ def cache_dir(chosen: str | None) -> Path:
 def absolute(path: str | None) -> str | None:
     """A path of a flag as a record keeps it, independent of the folder it was given in."""
     return None if path is None else str(located(path).absolute())
+
+
+def content(path: Path, most: int) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+      OSError: when it cannot be read.
+      ValueError: when it holds more than `most`, or is a pipe or a device.
+    """
+    from jaxddim.files import reading  # here, as reading data must not import JAX
+
+    return reading.content(path, most)
+
+
+def record(path: Path, most: int = 2**26) -> Any:
+    """What a JSON file of at most `most` bytes holds.
+
+    Raises:
+      OSError: when it cannot be read.
+      ValueError: when it is larger or no JSON.
+    """
+    from jaxddim.files import reading  # here, as reading data must not import JAX
+
+    return reading.record(path, most)
+
+
+def is_trusted(path: Path, root: Path | None = None) -> bool:
+    """Whether nobody else may have written a file or folder of a cache.
+
+    It must belong to this user, to the system's administrator, or to the owner of the cache `root`,
+    whom this user has chosen; and others must not be allowed to write to it.
+
+    Raises:
+      OSError: when it cannot be looked at.
+    """
+    if not hasattr(os, "getuid"):  # Windows
+        return True
+    found = path.stat()
+    owners = {os.getuid(), 0} | ({root.stat().st_uid} if root else set())
+    return found.st_uid in owners and not found.st_mode & stat.S_IWOTH
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
+from rich.progress import Progress, TextColumn
+from rich.text import Text
 
 from experiments.terminal.texts import printable
 
@@ -36,9 +36,9 @@ def _plain(text: str, shown: Console) -> str:
     return printable(text).encode(shown.encoding, "backslashreplace").decode(shown.encoding)
 
 
-def _markup(text: str, shown: Console) -> str:
-    """The text for a spinner or a bar, which would take brackets for markup."""
-    return escape(_plain(text, shown))
+def _text(text: str, shown: Console) -> Text:
+    """The text for a spinner, which would take brackets and colons of a string for markup."""
+    return Text(_plain(text, shown))
 
 
 PATIENCE = 2.0
@@ -134,8 +134,8 @@ def stage(
     shown = console or STDERR
     if shown.is_terminal and spinner:
         kind = "line" if shown.options.ascii_only else "dots"
-        with shown.status(_markup(text, shown), spinner=kind) as status:
-            yield lambda text: status.update(_markup(text, shown))
+        with shown.status(_text(text, shown), spinner=kind) as status:
+            yield lambda text: status.update(_text(text, shown))
     elif shown.is_terminal:
         yield _nothing
     elif wait:
@@ -190,8 +190,14 @@ def tracked(
       wait: whether the first line waits, as in `stage`.
     """
     if STDERR.is_terminal:
-        return track(items, _markup(what, STDERR), console=STDERR)
+        return _barred(items, _plain(what, STDERR))
     return _told(items, what, unit, "compiling, then " if compiles else "", every, wait)
+
+
+def _barred(items: Sequence[T], what: str) -> Iterator[T]:
+    first = TextColumn("{task.description}", markup=False)
+    with Progress(first, *Progress.get_default_columns()[1:], console=STDERR) as bar:
+        yield from bar.track(items, description=what)
 
 
 def _told(

@@ -8,6 +8,7 @@ share a home folder.
 import contextlib
 import functools
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from jax._src import compilation_cache as stored  # these two have no public nam
 from jax._src import xla_bridge
 
 from experiments.terminal.errors import UserError
-from experiments.terminal.files import default_cache_dir
+from experiments.terminal.files import default_cache_dir, is_trusted
 from jaxddim.cpu.runtime import keep_memory
 
 COMPILED = "compiled"  # in the user's cache folder
@@ -40,42 +41,80 @@ def switch_on() -> None:
 
     A folder that is already set, as by $JAX_COMPILATION_CACHE_DIR, takes precedence, and
     ``JAX_ENABLE_COMPILATION_CACHE=false`` switches the cache off. If the folder is not writable,
-    nothing is cached.
+    nothing is cached; nor is it, with a line, where others may have written to the folder, since it
+    holds code that is run.
     """
     config: Any = jax.config  # the type checker does not know its attributes
     stored.get_executable_and_time = without_damaged(stored.get_executable_and_time)
-    if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
+    with_checksums()
+    if not config.jax_enable_compilation_cache:
         return
+    given = config.jax_compilation_cache_dir
     try:
-        folder = default_cache_dir() / COMPILED
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds code that JAX will run
+        folder = default_cache_dir() / COMPILED if given is None else Path(given)
+        if given is None:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not folder.exists() or is_trusted(folder):
+            if given is None and os.access(folder, os.W_OK | os.X_OK):
+                config.update("jax_compilation_cache_dir", str(folder))
+            return
     except (OSError, UserError):  # it cannot be made, or there is no home folder
         return
-    if os.access(folder, os.W_OK | os.X_OK):
-        config.update("jax_compilation_cache_dir", str(folder))
+    config.update("jax_compilation_cache_dir", None)
+    print(
+        f"note: nothing is kept of what is compiled: {folder} belongs to another user, or all may "
+        f"write to it, and what is in it would be run; chmod 700 it if it is yours, or name a "
+        "folder of your own with JAX_COMPILATION_CACHE_DIR",
+        file=sys.stderr,
+    )
+
+
+def with_checksums() -> None:
+    """Has JAX write a checksum where it compresses with zstd, which has none otherwise.
+
+    zlib has one. Without it a program with another bit would be read, and run.
+    """
+    zstd: Any = stored.zstd
+    zstandard: Any = stored.zstandard
+    if zstd:
+        options = {zstd.CompressionParameter.checksum_flag: 1}
+        stored.compress_executable = functools.partial(zstd.compress, options=options)
+    elif zstandard:
+        compressor = functools.partial(zstandard.ZstdCompressor, write_checksum=True)
+        stored.compress_executable = lambda executable: compressor().compress(executable)
 
 
 def without_damaged(read: Callable[..., Any]) -> Callable[..., Any]:
     """JAX's ``read(key, ...)`` of the cache, where a damaged entry is removed and compiled again.
 
-    JAX leaves it there, and warns of it in every process.
+    JAX leaves it there, and warns of it in every process. An entry of another user is one too.
     """
     if getattr(read, "__wrapped__", None):
         return read
 
     @functools.wraps(read)
     def get(key: str, *where: Any) -> Any:
+        config: Any = jax.config
+        folder = Path(config.jax_compilation_cache_dir or "")
         try:
-            return read(key, *where)
+            kept = [path for path in _entry(folder, key) if path.exists()]
+            private = not folder.stat().st_mode & 0o077  # whatever the umask is
+            if all(path.is_file() and (private or is_trusted(path)) for path in kept):
+                return read(key, *where)
         except Exception:  # damaged files may raise anything
-            config: Any = jax.config
-            folder = Path(config.jax_compilation_cache_dir)
-            for path in folder.glob(f"{key}*"):
-                path.unlink(missing_ok=True)
-                print(f"note: {path} was damaged: compiling again", file=sys.stderr)
-            return None, None
+            pass
+        for path in filter(os.path.lexists, _entry(folder, key)):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            print(f"note: {path} was damaged: compiling again", file=sys.stderr)
+        return None, None
 
     return get
+
+
+def _entry(folder: Path, key: str) -> list[Path]:
+    """The files of JAX's entry: the program, and when it was last used."""
+    return [folder / f"{key}{suffix}" for suffix in ("-cache", "-atime")]
 
 
 @contextlib.contextmanager

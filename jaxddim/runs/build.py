@@ -3,6 +3,7 @@
 import inspect
 import math
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -17,13 +18,28 @@ from jaxddim.models.dit import DiT
 from jaxddim.models.simple_unet import SimpleUNet
 from jaxddim.models.unet import UNet
 from jaxddim.predictions import check_kind
-from jaxddim.runs.config import Config, DiffusionConfig, ModelConfig, OptimConfig
+from jaxddim.runs.config import MOST_STEPS, Config, DiffusionConfig, ModelConfig, OptimConfig
 from jaxddim.runs.errors import RunError, run_errors
 from jaxddim.schedules import Schedule
 from jaxddim.training import losses
 from jaxddim.training.levels import lognormal
 from jaxddim.training.preconditioning import preconditioned, unit_error
 from jaxddim.training.state import TrainState, create_state
+
+SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
+    "linear": schedules.linear,
+    "scaled_linear": schedules.scaled_linear,
+    "quadratic": schedules.quadratic,
+    "const": schedules.const,
+    "jsd": schedules.jsd,
+    "sigmoid": schedules.sigmoid,
+    "cosine": schedules.cosine,
+}
+"""Every schedule, by its name."""
+WEIGHTINGS: Mapping[str, Callable[..., losses.Weighting]] = {
+    "min_snr": losses.min_snr,
+    "p2": losses.p2,
+}
 
 
 class Setup(NamedTuple):
@@ -119,9 +135,15 @@ def build_schedule(config: DiffusionConfig) -> Schedule:
     Raises:
       RunError: for an impossible number of steps, or when it does not suit the kind of network.
     """
-    if config.num_steps < 1:
-        raise RunError(f"--diffusion.num-steps must be at least 1, got {config.num_steps}")
-    make = getattr(schedules, config.schedule)
+    if not 1 <= config.num_steps <= MOST_STEPS:
+        raise RunError(
+            f"--diffusion.num-steps must lie in 1 to {MOST_STEPS:,}, got {config.num_steps}"
+        )
+    make = SCHEDULES.get(config.schedule)
+    if make is None:
+        raise RunError(
+            f"--diffusion.schedule {config.schedule}: expected one of {', '.join(SCHEDULES)}"
+        )
     betas = {name: getattr(config, name) for name in ("beta_start", "beta_end")}
     betas = {name: value for name, value in betas.items() if value is not None}
     if other := betas.keys() - inspect.signature(make).parameters.keys():
@@ -172,7 +194,7 @@ def build_weighting(config: DiffusionConfig) -> losses.Weighting | None:
     """The weight of each noise level, as a function of log_snr."""
     if config.weighting == "none":
         return None
-    return getattr(losses, config.weighting)(kind=config.kind)
+    return WEIGHTINGS[config.weighting](kind=config.kind)
 
 
 def build_optimizer(config: OptimConfig) -> optax.GradientTransformation:

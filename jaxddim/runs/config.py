@@ -10,6 +10,8 @@ from typing import Literal
 
 ImageSize = int | tuple[int, int]
 """The side of a square in pixels, or (height, width)."""
+MOST_STEPS = 1_000_000
+"""The largest T."""
 
 
 @dataclass(frozen=True)
@@ -206,22 +208,30 @@ MAY_DIFFER = {
 }
 
 
-LATER = {
-    "data.channels",
-    "diffusion.beta_end",
-    "diffusion.beta_start",
-    "diffusion.levels",
-    "diffusion.levels_mean",
-    "diffusion.levels_std",
-    "diffusion.precondition",
-    "model.downsample_padding",
-    "model.epsilon",
-    "model.freq_shift",
-    "model.head_dim",
-    "model.num_classes",
-    "optim.averages",
-    "optim.muon_rate",
-    "optim.name",
-    "train.init_from",
-}
-"""Fields that older records lack; their defaults are what those runs did."""
+LATER: tuple[set[str], ...] = (
+    {"train.init_from"},
+    {"data.channels"},
+    {
+        "diffusion.levels",
+        "diffusion.levels_mean",
+        "diffusion.levels_std",
+        "diffusion.precondition",
+        "optim.averages",
+        "optim.muon_rate",
+        "optim.name",
+    },
+    {
+        "diffusion.beta_end",
+        "diffusion.beta_start",
+        "model.downsample_padding",
+        "model.epsilon",
+        "model.freq_shift",
+        "model.head_dim",
+        "model.num_classes",
+    },
+)
+"""Fields that older records lack, in the order they came; their defaults are what those runs did.
+
+A record with fields of one group has all of that group and of those before: one that is missing was
+lost.
+"""

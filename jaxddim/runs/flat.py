@@ -1,12 +1,14 @@
 """Configurations as JSON keeps them: flat, with every field checked when it is read back."""
 
 import math
+import os
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from jaxddim.runs.config import LATER, MAY_DIFFER, Config, ImageSize
+from jaxddim.files.reading import shown
+from jaxddim.runs.config import LATER, MAY_DIFFER, MOST_STEPS, Config, ImageSize
 from jaxddim.runs.errors import RunError
 
 
@@ -39,12 +41,16 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def from_flat(flat: dict[str, Any]) -> Config:
     """The inverse of `flatten`.
 
-    Fields in `MAY_DIFFER` and `LATER` may be missing, and then have their defaults.
+    Fields in `MAY_DIFFER` may be missing, and those of `LATER` that are younger than the record;
+    they have their defaults.
 
     Raises:
-      RunError: for a field that is missing, unknown or of another type; it names the field.
+      RunError: for a field that is missing, unknown, of another type or out of range; it names the
+        field.
     """
     unread = dict(flat)
+    newest = max((i for i, names in enumerate(LATER, 1) if names & flat.keys()), default=0)
+    optional = MAY_DIFFER.union({"config"}, *LATER[newest:])
 
     def build(kind: type, prefix: str) -> Any:
         values, hints = {}, get_type_hints(kind)
@@ -54,14 +60,15 @@ def from_flat(flat: dict[str, Any]) -> Config:
                 values[f.name] = build(hint, name + ".")
             elif name in unread:
                 values[f.name] = _typed(name, unread.pop(name), hint)
-            elif name not in MAY_DIFFER | LATER | {"config"}:
+            elif name not in optional:
                 raise RunError(f"the field {name} is missing")
         return kind(**values)
 
     config = build(Config, "")
     if unread:
         raise RunError(
-            f"the field {min(unread)} is unknown to this version of jaxddim: a newer one wrote it"
+            f"the field {shown(min(unread))} is unknown to this version of jaxddim: a newer one "
+            "wrote it"
         )
     return config
 
@@ -75,42 +82,77 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         return None if value is None else _typed(name, value, choices[0])
     if get_origin(hint) is Literal:
         if not any(value == choice and type(value) is type(choice) for choice in choices):
-            raise RunError(f"{name} is {value!r}: expected one of {', '.join(map(str, choices))}")
+            raise _wrong(name, value, f"one of {', '.join(map(str, choices))}")
         return value
     if get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise RunError(f"{name} is {value!r}: expected a list")
+        most = MOST_NAMES if choices[0] is str else MOST_LEVELS
+        if not isinstance(value, list) or len(value) > most:
+            raise _wrong(name, value, f"a list of {most} items at most")
         return tuple(_typed(name, item, choices[0]) for item in value)
     if name == "optim.clip" and value is None:
         return math.inf  # as `finite` writes it
     allowed = (float, int) if hint is float else (hint,)  # JSON of another writer has no 1.0
     if type(value) not in allowed:
-        raise RunError(f"{name} is {value!r}: expected {_NAMES[hint]}")
-    if name == "seed" and not 0 <= value < 2**32:
-        raise RunError(f"{name} is {value!r}: expected a number in [0, 2^32)")
-    if hint is int and name.startswith(_COUNTS) and value < 1:
-        raise RunError(f"{name} is {value!r}: expected 1 or more")
-    low, high = _RANGES.get(name, (0, math.inf))
-    if name in _RANGES and not low <= value <= high:
-        raise RunError(f"{name} is {value!r}: expected {low:g} to {high:g}")
+        raise _wrong(name, value, _NAMES[hint])
+    if hint is str:
+        _check_text(name, value)
+    elif hint is not bool:
+        low, high = _range(name, hint)
+        if not low <= value <= high or (value > LARGEST and type(value) is int):
+            raise _wrong(name, value, f"{low:,} to {high:,}")
     return hint(value)
+
+
+def _range(name: str, hint: type) -> tuple[float, float]:
+    """The smallest and the largest value of a field."""
+    if hint is float:
+        return _RANGES.get(name, (-LARGEST, LARGEST))
+    return _RANGES.get(name, (1 if name.startswith(_COUNTS) else 0, MOST))
+
+
+def _check_text(name: str, value: str) -> None:
+    """Raises a RunError for a text that no path and no name can be."""
+    try:
+        short = len(os.fsencode(value)) <= LONGEST_TEXT and "\0" not in value
+    except UnicodeEncodeError:
+        short = False
+    if not short:
+        raise _wrong(name, value, "a name or a path")
+
+
+def _wrong(name: str, value: Any, expected: str) -> RunError:
+    return RunError(f"{name} is {shown(value)}: expected {expected}")
 
 
 def _size(name: str, value: Any) -> ImageSize:
     sides = value if isinstance(value, list) else [value]
-    if not 1 <= len(sides) <= 2 or not all(type(side) is int and side >= 1 for side in sides):
-        raise RunError(f"{name} is {value!r}: expected pixels, 1 or more, or [height, width]")
+    known = all(type(side) is int and 1 <= side <= LONGEST_SIDE for side in sides)
+    if not 1 <= len(sides) <= 2 or not known:
+        raise _wrong(name, value, f"pixels, 1 to {LONGEST_SIDE:,}, or [height, width]")
     return sides[0] if len(set(sides)) == 1 else tuple(sides)
 
 
+MOST = 2**31 - 1
+MOST_NAMES, MOST_LEVELS = 10_000, 16
+LARGEST = 1e30
+LONGEST_SIDE = 1 << 13
+LONGEST_TEXT = 4096
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _RANGES = {
+    "seed": (0, 2**32 - 1),
+    "diffusion.num_steps": (1, MOST_STEPS),
+    "diffusion.levels_std": (0, LARGEST),
+    "model.channels": (1, 1 << 16),
+    "model.multipliers": (1, 1 << 10),
+    "model.num_blocks": (1, 64),
+    "model.groups": (1, 1 << 16),
+    "model.patch": (1, 1 << 10),
     "model.dropout": (0, 1),
-    "diffusion.levels_std": (0, math.inf),
-    "optim.learning_rate": (0, math.inf),
-    "optim.muon_rate": (0, math.inf),
-    "optim.warmup_steps": (0, math.inf),
-    "optim.decay_steps": (0, math.inf),
+    "model.epsilon": (0, 1),
+    "model.head_dim": (1, 1 << 16),
+    "model.num_classes": (1, 1 << 20),
+    "optim.learning_rate": (0, LARGEST),
+    "optim.muon_rate": (0, LARGEST),
     "optim.clip": (0, math.inf),
     "optim.ema": (0, 1),
 }

@@ -1,11 +1,12 @@
 """moments.npz of a run: the moments of its images, around which its network was trained."""
 
 import io
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from jaxddim.files import arrays
+from jaxddim.files.arrays import Form
 from jaxddim.ideal import Moments
 from jaxddim.runs import record
 from jaxddim.runs.config import Config
@@ -34,15 +35,19 @@ def read(workdir: str, config: Config) -> Moments | None:
     if config.diffusion.precondition == "none":
         return None
     path = Path(workdir) / NAME
+    shape, channels = config.data.shape, config.data.channels
+    forms = dict(
+        zip(
+            Moments._fields,
+            (Form("f", form) for form in (shape, (channels, channels), shape)),
+            strict=True,
+        )
+    )
     try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            found = Moments(*(arrays[name] for name in Moments._fields))
-        shape, channels = config.data.shape, config.data.channels
-        if [a.shape for a in found] != [shape, (channels, channels), shape]:
-            raise ValueError(f"of images {found.mean.shape}, the run's are {shape}")
+        found = Moments(**arrays.read(path, forms))
         if not all(np.isfinite(a).all() for a in found) or not (found.variance > 0).all():
             raise ValueError("not finite, or without variance")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         raise RunError(
             f"{path} cannot be read ({error}), and the network was trained around these moments: "
             "restore the file"

@@ -8,17 +8,42 @@ import contextlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from jaxddim.files import reading
+from jaxddim.files.reading import MOST_ITEMS, short, shown
 from jaxddim.runs.config import MAY_DIFFER, Config
 from jaxddim.runs.errors import RunError
 from jaxddim.runs.flat import finite, from_flat
 from jaxddim.version import __version__
 
+PARTS: Mapping[str, type] = {
+    "command": str,
+    "versions": dict,
+    "data": dict,
+    "data.source": str,
+    "data.num_images": int,
+    "data.fingerprint": str,
+    "data.notes": list,
+    "init": dict,
+    "init.step": int,
+    "imported": dict,
+}
+"""Types of the parts of a record; all but 'config' may be missing."""
+KINDS: Mapping[type, str] = {
+    str: "text",
+    int: "a whole number",
+    list: "a list",
+    dict: "an object with fields",
+}
+MOST_CHANGES = 10
+"""Fields that a message names."""
+MOST_NAMES = 1 << 27
+"""Bytes of images.json."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -39,19 +64,37 @@ def read(workdir: str, command: str = "train") -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text())
-        if not isinstance(record["config"], dict) or not record["config"]:
-            raise ValueError("'config' holds no settings")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        record = reading.record(path)
+        _check(record)
+    except (OSError, ValueError) as error:
         raise RunError(
-            f"{path} is not the record of a run ({error}): name another --workdir"
+            f"{path} is not the record of a run ({error}): name another --workdir, or restore the "
+            "file"
         ) from None
-    if record.get("command", "train") != command:
+    if (other := record.get("command", "train")) != command:
         raise RunError(
-            f"{workdir} holds a run of experiments.{record.get('command', 'train')}: name the "
-            "folder of another run"
+            f"{workdir} holds a run of experiments.{short(other)}: name the folder of another run"
         )
     return record
+
+
+def _check(record: Any) -> None:
+    """Raises a ValueError for what is no record, and for a part of another type."""
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise ValueError("it holds no 'config'")
+    if not record["config"]:
+        raise ValueError("'config' holds no settings")
+    for name, kind in PARTS.items():
+        group, _, field = name.rpartition(".")
+        where = record.get(group, {}) if group else record
+        if field in where and type(where[field]) is not kind:
+            raise ValueError(f"{name} is {shown(where[field])}: expected {KINDS[kind]}")
+    for number in (
+        record.get("data", {}).get("num_images", 0),
+        record.get("init", {}).get("step", 0),
+    ):
+        if not 0 <= number < 2**63:
+            raise ValueError(f"it counts {shown(number)} images or steps")
 
 
 def load(workdir: str) -> Config:
@@ -83,9 +126,10 @@ def configuration(workdir: str, record: dict[str, Any]) -> Config:
     except RunError as error:
         theirs = record.get("versions")
         theirs = theirs.get("jaxddim") if isinstance(theirs, dict) else None
+        written = short(str(theirs or "(unknown)"))
         raise RunError(
-            f"{Path(workdir) / 'config.json'}: {error}; it was written by jaxddim "
-            f"{theirs or '(unknown)'}, this is {__version__}: use that version, or restore the file"
+            f"{Path(workdir) / 'config.json'}: {error}; it was written by jaxddim {written}, "
+            f"this is {__version__}: use that version, or restore the file"
         ) from None
 
 
@@ -93,8 +137,10 @@ def write(workdir: str, record: dict[str, Any]) -> None:
     """Creates a run's folder with config.json: the record, versions and backend.
 
     Raises:
-      RunError: when the folder cannot be created or written to.
+      RunError: when the folder cannot be created or written to, or a field is out of range.
     """
+    if record.get("command", "train") == "train":
+        from_flat(record["config"])  # as it will be read
     record = record | {"versions": versions(), "backend": jax.default_backend()}
     text = json.dumps(finite(record), indent=2, allow_nan=False) + "\n"
     replace(workdir, "config.json", text.encode())
@@ -103,10 +149,15 @@ def write(workdir: str, record: dict[str, Any]) -> None:
 def write_names(workdir: str, names: Sequence[str]) -> None:
     """Writes images.json: the names of the files that a run's images were read from.
 
+    A list that is too long to be read back is not written: the images' fingerprint is in
+    config.json, and all files of the folder are used.
+
     Raises:
       RunError: when the folder cannot be created or written to.
     """
     text = json.dumps({"files": list(names)}, indent=0) + "\n"
+    if len(text) > MOST_NAMES or text.count(",") > MOST_ITEMS - 3:
+        return
     replace(workdir, "images.json", text.encode())
 
 
@@ -120,10 +171,11 @@ def read_names(workdir: str) -> tuple[str, ...]:
     if not path.exists():
         return ()
     try:
-        names = json.loads(path.read_text())["files"]
+        found = reading.record(path, MOST_NAMES)
+        names = found.get("files") if isinstance(found, dict) else None
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("'files' is not a list of names")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(
             f"{path} is not a list of a run's files ({error}): restore it, or delete it to use all "
             "files of the folder"
@@ -167,7 +219,10 @@ def check_same_config(workdir: str, new: dict[str, Any], old: dict[str, Any]) ->
         if name not in MAY_DIFFER | {"config"} and new.get(name) != old.get(name)
     )
     if names:
-        changes = ", ".join(f"{name} was {old.get(name)}, is {new.get(name)}" for name in names)
+        changes = ", ".join(
+            f"{short(name)} was {short(str(old.get(name)))}, is {new.get(name)}"
+            for name in names[:MOST_CHANGES]
+        ) + ("" if len(names) <= MOST_CHANGES else f" and {len(names) - MOST_CHANGES} more")
         free = ", ".join(sorted(MAY_DIFFER & new.keys() - {"workdir"}))
         raise RunError(
             f"{workdir} is a run of another configuration ({changes}): give the old "

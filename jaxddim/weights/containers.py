@@ -23,6 +23,7 @@ from jaxddim.weights.pickles import Storage, Window
 
 MAGIC = 0x1950A86A20F9469CFC6C
 ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+BEGINNING = len(LEGACY)
 MOST_HEADER = 1 << 23
 """Bytes of a safetensors header; those of published models have below 200,000."""
 SPARE = 1 << 20
@@ -39,13 +40,16 @@ def read(content: bytes) -> Any:
     Raises:
       ValueError: among other errors, when it is damaged or cannot be read without executing it.
     """
+    check_beginning(content[:BEGINNING])
     if content.startswith(ZIP):
         return _zip(content)
-    if content.startswith(LEGACY):
-        return _legacy(content)
-    if content[8:9] == b"{":
-        return _safetensors(content)
-    raise ValueError("its first bytes are those of no format of PyTorch's or of safetensors")
+    return _legacy(content) if content.startswith(LEGACY) else _safetensors(content)
+
+
+def check_beginning(start: bytes) -> None:
+    """Raises a ValueError for the first BEGINNING bytes of a file of another format."""
+    if not start.startswith((ZIP, LEGACY)) and start[8:9] != b"{":
+        raise ValueError("its first bytes are those of no format of PyTorch's or of safetensors")
 
 
 def _zip(content: bytes) -> Any:

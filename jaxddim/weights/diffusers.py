@@ -23,6 +23,7 @@ from jaxddim.weights import names, reader, schedulers
 from jaxddim.weights.imported import (
     Imported,
     abstract,
+    check_ranges,
     image_size,
     laid_out,
     levels_with_attention,
@@ -95,6 +96,7 @@ def read(
         tensors = _weights(unet)
         old = any(name.endswith(".query.weight") for name in tensors)
         form = names.diffusers(len(model.multipliers), old=old)
+        check_ranges(model, size)
         wanted = abstract(build_model(model), size, fields["in_channels"])
 
         def variables(tensors: dict[str, np.ndarray], where: Path) -> Any:

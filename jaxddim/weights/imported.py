@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxddim.runs.config import DiffusionConfig, ImageSize, ModelConfig
+from jaxddim.runs.config import Config, DataConfig, DiffusionConfig, ImageSize, ModelConfig
+from jaxddim.runs.flat import flatten, from_flat
 from jaxddim.weights.names import Format, given, taken
 
 
@@ -61,10 +62,15 @@ def laid_out(where: str, form: str) -> Iterator[None]:
     """Turns what a file of another layout causes into a ValueError that names the file."""
     try:
         yield
-    except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
+    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError(
             f"{where} is not laid out as {form} lays it out ({type(error).__name__}: {error})"
         ) from error
+
+
+def check_ranges(model: ModelConfig, size: ImageSize) -> None:
+    """Raises a ValueError for a network that no run may have, before it is built."""
+    from_flat(flatten(Config(model=model, data=DataConfig(image_size=size))))
 
 
 def abstract(network: Any, size: ImageSize, channels: int) -> Any:

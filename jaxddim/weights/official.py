@@ -24,6 +24,7 @@ from jaxddim.weights.imported import (
     abstract,
     adam,
     adam_written,
+    check_ranges,
     image_size,
     laid_out,
     levels_with_attention,
@@ -65,6 +66,7 @@ def read(
         size = image_size(size, where)
         model = _architecture(tensors, size, dropout, where)
         channels = tensors["conv_in.weight"].shape[1]
+        check_ranges(model, size)
         wanted = abstract(build_model(model), size, channels)
         variables = taken(OFFICIAL, tensors, wanted, where)
         averaged, state, rate, step = variables, None, None, 0
@@ -132,7 +134,7 @@ def order(name: str) -> tuple[int, ...]:
     """Where a parameter stands among those of the official network, and so in its optimizer."""
     part, *rest = name.split(".")
     places = {word: i for words in (WITHIN, LAYERS) for i, word in enumerate(words)}
-    return PARTS.index(part), *(int(w) if w.isdigit() else places[w] for w in rest)
+    return PARTS.index(part), *(int(w) if w.isdecimal() else places[w] for w in rest)
 
 
 def _plain(tensors: Any) -> dict[str, np.ndarray]:

@@ -10,7 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxddim.files.reading import content, opened
 from jaxddim.weights import containers
+
+MOST_BYTES = 1 << 34
+"""Of a file of weights."""
 
 
 def load(path: str | Path) -> Any:
@@ -29,7 +33,9 @@ def load(path: str | Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give a .pth or .safetensors file of weights")
     try:
-        return containers.read(path.read_bytes())
+        with opened(path) as file:
+            containers.check_beginning(file.read(containers.BEGINNING))
+        return containers.read(content(path, MOST_BYTES))
     except Exception as error:  # on invalid input a parser may raise anything
         raise ValueError(
             f"{path}: damaged, or not a file of tensors ({_brief(error)}); give the file of "

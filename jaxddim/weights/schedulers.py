@@ -5,7 +5,6 @@ A field that a file leaves out has that library's default.
 Source: diffusers 0.42.1, schedulers/scheduling_ddpm.py and scheduling_ddim.py.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxddim.files import reading
+from jaxddim.files.reading import shown
 from jaxddim.runs.build import build_schedule
-from jaxddim.runs.config import DiffusionConfig
+from jaxddim.runs.config import MOST_STEPS, DiffusionConfig
 
 NAME = "scheduler_config.json"
 SCHEDULES: Mapping[str, Any] = {
@@ -23,6 +24,8 @@ SCHEDULES: Mapping[str, Any] = {
     "squaredcos_cap_v2": "cosine",
     "sigmoid": "sigmoid",
 }
+MOST_BYTES = 1 << 26
+"""Of a JSON file; lists of the tensors of large models have a few million."""
 KINDS: Mapping[str, Any] = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
 
@@ -33,10 +36,10 @@ def fields(path: Path) -> dict[str, Any]:
       ValueError: when it cannot be read.
     """
     try:
-        found = json.loads(path.read_text())
+        found = reading.record(path, MOST_BYTES)
         if not isinstance(found, dict):
             raise ValueError("it is no dictionary")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}): restore it") from None
     return {name: value for name, value in found.items() if not name.startswith("_")}
 
@@ -67,15 +70,20 @@ def read(folder: Path, given: DiffusionConfig | None) -> tuple[DiffusionConfig, 
         ("beta_schedule", schedule, SCHEDULES),
         ("prediction_type", kind, KINDS),
     ):
-        if value not in known:
-            raise ValueError(f"{path}: {name} is {value!r}, and here it is {', '.join(known)}")
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"{path}: {name} is {shown(value)}, and here it is {', '.join(known)}")
     if told.get("trained_betas") is not None:
         raise ValueError(f"{path}: trained_betas is a list, and here schedules have names")
     if variance.startswith("learned"):
         raise ValueError(f"{path}: variance_type is {variance}, and here no network learns it")
+    steps = told.get("num_train_timesteps", 1000)
+    if type(steps) is not int or not 1 <= steps <= MOST_STEPS:
+        raise ValueError(
+            f"{path}: num_train_timesteps is {shown(steps)}, expected a number of steps"
+        )
     found = DiffusionConfig(
         schedule=SCHEDULES[schedule],
-        num_steps=int(told.get("num_train_timesteps", 1000)),
+        num_steps=steps,
         zero_terminal_snr=bool(told.get("rescale_betas_zero_snr", False)),
         kind=KINDS[kind],
     )

@@ -14,7 +14,15 @@ import numpy as np
 
 from jaxddim.runs.build import build_model
 from jaxddim.runs.config import DiffusionConfig, ImageSize, ModelConfig
-from jaxddim.weights.imported import Imported, Moments, abstract, adam, adam_written, laid_out
+from jaxddim.weights.imported import (
+    Imported,
+    Moments,
+    abstract,
+    adam,
+    adam_written,
+    check_ranges,
+    laid_out,
+)
 from jaxddim.weights.names import SEED, given, taken
 
 STATISTICS = re.compile(r".*\.(running_mean|running_var|num_batches_tracked)")
@@ -63,6 +71,7 @@ def read(
             multipliers=tuple(width // channels[0] for width in channels),
         )
         size = size or 64
+        check_ranges(model, size)
         wanted = abstract(build_model(model), size, first.shape[1])
         variables = taken(SEED, tensors, wanted, where)
         state, rate, step = None, None, 0

@@ -222,16 +222,63 @@ def _zeroed(start, end):
     return zero
 
 
+def _flipped(file, at):
+    def flip(entry):
+        content = bytearray((entry / file).read_bytes())
+        content[at] ^= 4
+        (entry / file).write_bytes(content)
+
+    return flip
+
+
+def _of_before(entry):
+    """As versions without checksums wrote it."""
+    about = json.loads((entry / "about.json").read_text())
+    del about[cache.SUMS]
+    (entry / "about.json").write_text(json.dumps(about | {"stamp": [0, 0]}))
+
+
+def _in_place(change):
+    """The change, with the file's size and times as before."""
+
+    def changed(entry):
+        before = {path: path.stat() for path in entry.iterdir()}
+        change(entry)
+        for path, status in before.items():
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    return changed
+
+
+def _of_another_entry(entry):
+    images = np.load(entry / "images.npy")
+    np.save(entry / "images.npy", images[::-1])
+
+
 WRONG = {
     "all pixels lost": _zeroed(128, None),
     "the last pixels lost": _zeroed(-100, None),
+    "a page lost": _in_place(_zeroed(256, 512)),
+    "a bit of a pixel": _in_place(_flipped("images.npy", 300)),
+    "a bit of a label": _in_place(_flipped("labels.npy", -3)),
+    "another entry's array": _in_place(_of_another_entry),
     "total is text": _edited("total", "x"),
     "total is null": _edited("total", None),
+    "total is another": _edited("total", 4),
     "num_images is text": _edited("num_images", "3"),
+    "num_images is huge": _edited("num_images", 10**30),
     "classes are a text": _edited("class_names", "abc"),
+    "classes are others": _edited("class_names", ["car"]),
     "notes are a text": _edited("notes", "abc"),
     "notes are numbers": _edited("notes", [5]),
-    "no stamp": _edited("stamp", None),
+    "another fingerprint": _edited("fingerprint", "0" * 64),
+    "no text": lambda entry: (entry / "about.json").write_bytes(b"\xff\xfe"),
+    "brackets": lambda entry: (entry / "about.json").write_text("[" * 100_000),
+    "a pipe": lambda entry: ((entry / "labels.npy").unlink(), os.mkfifo(entry / "labels.npy")),
+    "pixels of before": lambda entry: (_of_before(entry), _flipped("images.npy", 300)(entry)),
+    "writable by all": lambda entry: entry.chmod(0o777),
+    "a file writable by all": lambda entry: (entry / "images.npy").chmod(0o666),
+    "without checksums": _of_before,
 }
 
 
@@ -246,7 +293,20 @@ def test_wrong_content_of_the_right_form_is_found(tmp_path, load, caches, name):
     np.testing.assert_array_equal(second.images, expected)
     assert (second.total, second.fingerprint) == (first.total, first.fingerprint)
     damaged = "was damaged" in " ".join(second.notes)
-    assert damaged == (name != "no stamp")  # then the pixels tell
+    assert damaged == (name != "without checksums")  # then the pixels tell
+    assert load(path).notes == ()
+
+
+def test_an_entry_of_another_user_is_made_again(tmp_path, load, caches, monkeypatch):
+    path = fill(tmp_path / "one", (1, 2, 3))
+    first = load(path)
+    (entry,) = entries(caches)
+    before = entry.stat().st_ino
+    monkeypatch.setattr(cache, "is_trusted", lambda path, root: path.stat().st_ino != before)
+    second = load(path)
+    assert second.fingerprint == first.fingerprint
+    assert f"{entry} was damaged (others may write to {entry.name}): made again" in second.notes[0]
+    assert load(path).notes == ()
 
 
 @pytest.mark.parametrize(

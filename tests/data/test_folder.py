@@ -12,6 +12,7 @@ from experiments import data
 from experiments.data import cache, decoding
 from experiments.data.sources import folder
 from experiments.terminal.errors import UserError
+from jaxddim.files import reading
 from jaxddim.runs.config import DataConfig
 
 SIZE = 16
@@ -206,14 +207,14 @@ def test_a_file_that_may_not_be_opened_is_skipped(tmp_path, monkeypatch):
     for name in ("good", "secret"):
         (tmp_path / f"{name}.png").write_bytes(encoded(picture()))
     listing = folder.scan(tmp_path)
-    opened = Image.open
+    opened = reading.opened
 
-    def refuse(path, *args):
+    def refuse(path):
         if "secret" in str(path):
             raise PermissionError(13, "Permission denied", str(path))
-        return opened(path, *args)
+        return opened(path)
 
-    monkeypatch.setattr(Image, "open", refuse)
+    monkeypatch.setattr(reading, "opened", refuse)
     cached = cache.cached(tmp_path / "cache", lambda: folder.pictures(listing), (SIZE, SIZE, 3))
     assert len(cached.images) == 1
     assert "secret.png (no permission to read it)" in cached.notes[0]

@@ -14,7 +14,7 @@ from tests import tiny
 from tests.terminal.test_cli import assert_mistake
 
 TINY = flatten(PRESETS["tiny"]())
-FREE = MAY_DIFFER | LATER | {"config"}
+FREE = MAY_DIFFER | {"config"}
 
 
 def written(workdir, config, **more):
@@ -33,6 +33,17 @@ def test_a_missing_field_is_named_unless_it_changes_nothing_that_was_trained(fie
     else:
         with pytest.raises(RunError, match=rf"config.json: the field {field} is missing; .* 9.9"):
             record.load(folder)
+
+
+@pytest.mark.parametrize("newest", range(len(LATER) + 1))
+def test_an_older_record_lacks_what_came_later_and_nothing_else(newest, tmp_path):
+    """A field that is lost from a record must not be taken for one that came later."""
+    older = {k: v for k, v in TINY.items() if k not in set().union(*LATER[newest:])}
+    assert record.load(written(tmp_path, older)) == PRESETS["tiny"]()
+    for field in set().union(*LATER[:newest]) if newest and len(LATER[newest - 1]) > 1 else ():
+        kept = {name: value for name, value in older.items() if name != field}
+        with pytest.raises(RunError, match=rf"the field {field} is missing"):
+            record.load(written(tmp_path, kept))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +220,7 @@ def test_a_record_of_another_network_than_the_checkpoint_is_one_line(tmp_path):
             assert told.code == 2
             assert "of another network than config.json describes" in told.err
         kept = json.loads(whole)
-        for name in LATER:
+        for name in set().union(*LATER):
             del kept["config"][name]
         (workdir / "config.json").write_text(json.dumps(kept))
         again = tiny.command("train", "--workdir", workdir, "--config=tiny", *flags)

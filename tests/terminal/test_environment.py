@@ -17,7 +17,21 @@ from jaxddim.runs.config import DataConfig
 from tests import tiny
 
 root = tiny.root
-ODD = ["[red]", "[/]", "[bold]x[/bold]", ":car:", "\\[x]", "a\nb", "\x1b[31m", "ä€", "\udcff"]
+ODD = [
+    "[/bold].png",
+    "\\[/x]",
+    "[bold] :smile:",
+    "end\\",
+    "[red]",
+    "[/]",
+    "[bold]x[/bold]",
+    ":car:",
+    "\\[x]",
+    "a\nb",
+    "\x1b[31m",
+    "ä€",
+    "\udcff",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +195,9 @@ def test_a_status_and_a_bar_are_shown_in_any_terminal(encoding, name, monkeypatc
     assert list(progress.tracked([1, 2], f"features of {name}")) == [1, 2]
     told = sys.stdout.buffer.getvalue() + sys.stderr.buffer.getvalue()
     assert b"features of" in told
+    if name.isascii() and name.isprintable():
+        for words in (f"reading {name}", f"features of {name}"):
+            assert words.encode() in told
     told = told.replace(rb"\u20ac", b"").replace(rb"\udcff", b"")
     assert rb"\u" not in told  # no spinner and no bar of characters that are not there
 

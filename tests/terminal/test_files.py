@@ -1,7 +1,9 @@
 """Output files: pixel values, pictures, metrics.jsonl, TensorBoard events, JSON and arrays."""
 
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,3 +183,25 @@ def test_arrays_come_back_bit_for_bit(tmp_path):
         for name, array in arrays.items():
             np.testing.assert_array_equal(file[name], array)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.npz"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "trusted"),
+    [
+        (1000, 0o755, True),
+        (1000, 0o775, True),
+        (1000, 0o757, False),
+        (1000, 0o1777, False),
+        (0, 0o755, True),
+        (0, 0o777, False),
+        (1001, 0o700, False),
+        (1002, 0o700, True),  # the owner of the cache
+    ],
+)
+def test_what_others_may_have_written_is_not_trusted(owner, mode, trusted, monkeypatch):
+    class Entry:
+        def __init__(self, owner, mode):
+            self.stat = lambda: SimpleNamespace(st_uid=owner, st_mode=mode)
+
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    assert files.is_trusted(Entry(owner, mode), Entry(1002, 0o755)) is trusted

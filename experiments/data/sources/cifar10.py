@@ -15,8 +15,10 @@ import numpy as np
 
 from experiments.data.sources import folder as folders
 from experiments.data.sources import prepared
-from experiments.data.sources.containers import members
+from experiments.data.sources.containers import LARGEST_MEMBER, members
 from experiments.terminal.errors import UserError
+from experiments.terminal.files import content
+from experiments.terminal.texts import brief
 
 VERSION = "3.0.2"
 ARCHIVE = "cifar-10-binary.tar.gz"
@@ -85,19 +87,33 @@ def _read(place: Path) -> dict[str, bytes]:
     """File name -> content of the six record files; empty if there are none."""
     wanted = {name for names in FILES.values() for name in names}
     paths = [place / name for name, *_ in folders.walk(place, [], depth=3)]
-    files = {path.name: path.read_bytes() for path in paths if path.name in wanted}
+    files = {path.name: _content(path) for path in paths if path.name in wanted}
     archive = next((path for path in paths if path.name == ARCHIVE), None)
     if not files and archive is None:
         return {}
     if archive is not None and set(files) != wanted:
-        files = {PurePosixPath(name).name: data for name, data in members(archive)}
+        found = ((PurePosixPath(name).name, data) for name, data in members(archive))
+        files = {name: data for name, data in found if name in wanted}
     broken = sorted(n for n in wanted if not files.get(n) or len(files[n]) % RECORD)
     if broken:
         raise UserError(
             f"{archive or place}: {', '.join(broken)} missing or cut short; "
             f"download {ARCHIVE} again"
         )
+    strange = sorted(name for name, data in files.items() if max(data[::RECORD]) >= len(CLASSES))
+    if strange:
+        raise UserError(
+            f"{archive or place}: {', '.join(strange)} with labels above {len(CLASSES) - 1}; "
+            f"download {ARCHIVE} again"
+        )
     return files
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return content(path, LARGEST_MEMBER)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({brief(error)}); copy it again") from None
 
 
 @functools.cache
@@ -128,8 +144,8 @@ def _writer_class() -> Any:
 
 def _examples(files: dict[str, bytes], split: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """(key, example) as the stock builder yields them."""
-    content = b"".join(files[name] for name in FILES[split])
-    records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
+    whole = b"".join(files[name] for name in FILES[split])
+    records = np.frombuffer(whole, np.uint8).reshape(-1, RECORD)
     images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     for index, (label, image) in enumerate(zip(records[:, 0], images, strict=True)):
         yield (

@@ -20,6 +20,7 @@ GIVE = "give the folder that holds the images, as --data.path (as --path in expe
 WRITTEN = ("checkpoints", "evaluations", "paper", "samples")  # folders in the folder of a run
 LOGS = ("config.json", "images.json", "metrics.jsonl", "events.out.tfevents.")
 """How the names of the files in the folder of a run begin."""
+MOST_FILES = 2**24
 
 Stamp = tuple[int, int, int, int]
 
@@ -35,7 +36,10 @@ class Listing(NamedTuple):
 
 
 def scan(path: str | os.PathLike[str]) -> Listing:
-    """Every visible regular file below `path`; loops of symbolic links are not followed.
+    """Every visible regular file below `path`.
+
+    Symbolic links to folders are followed, but not to those around `path` or seen before, and not
+    into the folders of the system's devices and processes.
 
     Args:
       path: the folder.
@@ -117,13 +121,21 @@ def walk(
     def unreadable(error: OSError) -> None:
         skipped.append(f"{relative(error.filename)} (folder cannot be opened)")
 
-    seen: set[tuple[int, int]] = set()
+    around = root.resolve().parents if root.is_dir() else ()
+    seen = {_identity(os.stat(place)) for place in around}
+    system = _system()
+    count = 0
     for folder, subfolders, files in os.walk(root, onerror=unreadable, followlinks=True):
         status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder already walked
+        if status.st_dev in system:
+            skipped.append(f"{relative(folder)} (a folder of the system)")
+        if _identity(status) in seen or status.st_dev in system:
             subfolders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
+        seen.add(_identity(status))
+        count += len(files)
+        if count > MOST_FILES:
+            raise UserError(f"{root} holds more than {MOST_FILES:,} files; {GIVE}")
         below = sorted(name for name in subfolders if not name.startswith("."))
         if "config.json" in files and "checkpoints" in below:
             mine = [name for name in WRITTEN if name in below] if Path(folder) == root else []
@@ -146,6 +158,16 @@ def walk(
                 continue
             if path.is_file():  # not a pipe or a device, where reading would hang
                 yield relative(path), stamp(status)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _system() -> set[int]:
+    """The devices of files that are none: processes, settings of the kernel, other devices."""
+    places = [place for place in ("/proc", "/sys", "/dev") if os.path.isdir(place)]
+    return {os.stat(place).st_dev for place in places} - {os.stat("/").st_dev}
 
 
 def class_names(listing: Listing) -> tuple[str, ...]:

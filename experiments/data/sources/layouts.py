@@ -12,18 +12,16 @@ are never used as paths. Labels and boxes may be missing.
 """
 
 import hashlib
-import io
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from experiments.data.sources import folder
-from experiments.data.sources.containers import members, rows
+from experiments.data.sources import folder, matlab
+from experiments.data.sources.containers import LARGEST_MEMBER, members, rows
 from experiments.terminal.errors import UserError
-from experiments.terminal.texts import brief
+from experiments.terminal.files import content
+from experiments.terminal.texts import brief, printable
 
 NUM_CLASSES = 196
 DEPTH = 5  # folders below the given one that are searched
@@ -158,38 +156,43 @@ def read_annotations(layout: Layout) -> dict[tuple[str, str], Note]:
     """(train | test | any, picture name) -> its annotation."""
     files: dict[str, bytes] = {}
     for archive in layout.devkits:
-        for name, data in members(archive):
-            files[PurePosixPath(name).name] = data
-    files |= {path.name: path.read_bytes() for path in layout.annotations}
+        for member, data in members(archive):
+            name = PurePosixPath(member).name
+            if name in ANNOTATIONS:
+                files[name] = data
+    for path in layout.annotations:
+        try:
+            files[path.name] = content(path, matlab.MOST_BYTES)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({brief(error)}); copy it again") from None
     notes: dict[tuple[str, str], Note] = {}
     for name, kind in ANNOTATIONS.items():
         if name in files:
-            notes |= {(kind, picture): note for picture, note in _records(name, files[name])}
+            try:
+                found = [_note(fields) for fields in matlab.records(files[name], "annotations")]
+            except (ValueError, TypeError, KeyError, OverflowError) as error:
+                raise UserError(
+                    f"{name}: damaged or not an annotation file ({brief(error)}); "
+                    "copy or download it again"
+                ) from None
+            notes |= {(kind, picture): note for picture, note in found}
     return notes
 
 
-def _records(name: str, data: bytes) -> Iterator[tuple[str, Note]]:
-    """(picture name, note) of each record of an annotation file."""
-    import scipy.io
-
-    try:
-        records = scipy.io.loadmat(io.BytesIO(data), squeeze_me=True)["annotations"]
-    except Exception as error:  # the reader raises many kinds of errors on damaged files
-        raise UserError(f"{name}: damaged or not an annotation file ({brief(error)})") from error
-    for record in np.atleast_1d(records):
-        fields = record.dtype.names
-        file = str(record["relative_im_path" if "relative_im_path" in fields else "fname"])
-        label = int(record["class"]) - 1 if "class" in fields else -1
-        edges = [f"bbox_{edge}" for edge in ("y1", "x1", "y2", "x2")]
-        box = None
-        if set(edges) <= set(fields):
-            ymin, xmin, ymax, xmax = (float(record[edge]) for edge in edges)
-            box = ymin, xmin, ymax, xmax
-        split = "test" if "test" in fields and int(record["test"]) else "train"
-        yield (
-            PurePosixPath(file).stem,
-            Note(label if 0 <= label < NUM_CLASSES else -1, box, split),
-        )
+def _note(fields: dict[str, Any]) -> tuple[str, Note]:
+    """(picture name, note) of a record of an annotation file."""
+    file = fields["relative_im_path" if "relative_im_path" in fields else "fname"]
+    if not isinstance(file, str):
+        raise ValueError("a record without the name of a file")
+    label = int(fields["class"]) - 1 if "class" in fields else -1
+    edges = [f"bbox_{edge}" for edge in ("y1", "x1", "y2", "x2")]
+    box = None
+    if set(edges) <= set(fields):
+        ymin, xmin, ymax, xmax = (float(fields[edge]) for edge in edges)
+        box = ymin, xmin, ymax, xmax
+    split = "test" if fields.get("test") else "train"
+    known = label if 0 <= label < NUM_CLASSES else -1
+    return PurePosixPath(file).stem, Note(known, box, split)
 
 
 def splits(layout: Layout, notes: dict[tuple[str, str], Note]) -> tuple[str, ...]:
@@ -221,6 +224,7 @@ def pictures(
         return
     listed = {key: note for key, note in notes.items() if key[0] in (split, "any")}
     seen: set[tuple[str, str]] = set()
+    given: set[str] = set()
     for kind, name, data in _stored(layout, {split, "any"}, troubles):
         note = listed.get((kind, name))
         home = kind if kind != "any" else note.split if note else "train"
@@ -229,7 +233,8 @@ def pictures(
         seen.add((kind, name))
         if note is None:
             troubles["without annotation"].append(f"{split}/{name}")
-        yield Picture(name, data, note)
+        yield Picture(printable(name if name not in given else f"{kind}-{name}"), data, note)
+        given.add(name)
     kinds = {kind for kind, _ in seen}
     troubles["listed but missing"] += [
         f"{split}/{name}"
@@ -245,8 +250,8 @@ def _stored(
     for kind, path in layout.images:
         if kind in kinds:
             try:
-                yield kind, path.stem, path.read_bytes()
-            except OSError:
+                yield kind, path.stem, content(path, LARGEST_MEMBER)
+            except (OSError, ValueError):
                 troubles["unreadable"].append(path.name)
     for kind, archive in layout.archives:
         if kind in kinds:

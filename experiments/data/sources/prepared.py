@@ -6,7 +6,6 @@ TFDS is imported only where the files alone are not enough, since importing it i
 
 import contextlib
 import io
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +16,12 @@ import numpy as np
 
 from experiments.data.decoding import Pictures
 from experiments.terminal.errors import UserError
-from experiments.terminal.files import cache_dir, located
+from experiments.terminal.files import cache_dir, located, record
 from experiments.terminal.progress import STDERR, stage, ticks
 from experiments.terminal.texts import brief
 
 ARRAY_RECORD = "array_record"
+MOST_EXAMPLES = 2**24
 
 
 def data_root(data_dir: str | None) -> Path:
@@ -58,7 +58,7 @@ def place(data_dir: str | None, cache_folder: str | None) -> Path:
 def file_format(dataset: Path) -> str | None:
     """The format of the prepared dataset in the folder NAME/VERSION, None if there is none."""
     try:
-        about = json.loads((dataset / "dataset_info.json").read_text())
+        about = record(dataset / "dataset_info.json")
     except (OSError, ValueError):
         return None
     return about.get("fileFormat", "tfrecord") if isinstance(about, dict) else None
@@ -106,8 +106,15 @@ def readable(dataset: Path) -> Iterator[None]:
 
 
 def split_sizes(builder: Any) -> dict[str, int]:
-    """Number of examples of each split."""
-    return {name: int(split.num_examples) for name, split in builder.info.splits.items()}
+    """Number of examples of each split.
+
+    Raises:
+      ValueError: when there are more than any of these datasets has.
+    """
+    sizes = {name: int(split.num_examples) for name, split in builder.info.splits.items()}
+    if not 0 <= sum(sizes.values()) <= MOST_EXAMPLES:
+        raise ValueError(f"{sum(sizes.values()):,} examples, expected {MOST_EXAMPLES:,} at most")
+    return sizes
 
 
 def make_room(dataset: Path) -> tuple[str, ...]:

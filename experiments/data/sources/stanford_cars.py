@@ -89,11 +89,12 @@ def ensure(path: str | None, data_dir: str | None) -> tuple[Path, tuple[str, ...
 
 def prepare(layout: Layout, data_dir: str | None) -> tuple[str, ...]:
     """Write the files of a layout as TFDS cars196; returns messages for the user."""
-    with stage("checking the files of cars196", wait=True):
-        notes = layouts.checksum_notes(layout) + prepared.make_room(folder(data_dir))
+    notes = prepared.make_room(folder(data_dir))
     troubles: layouts.Troubles = defaultdict(list)
     writer = _writer_class()(layout, troubles, data_dir=str(prepared.data_root(data_dir)))
     prepared.write(writer)
+    with stage("checking the files of cars196", wait=True):
+        notes += layouts.checksum_notes(layout)
     sizes = prepared.split_sizes(writer)
     if sizes != SIZES:
         found = ", ".join(f"{sizes.get(name, 0):,} of {n:,} {name}" for name, n in SIZES.items())
