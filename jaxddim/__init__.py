@@ -7,10 +7,10 @@ Networks are in `jaxddim.models`, likelihoods in `jaxddim.likelihood`, and the d
 """
 
 from jaxddim import discrete, likelihood
-from jaxddim.conditioning import safe_fraction
 from jaxddim.cpu.runtime import compiled, compiler_options, keep_memory
-from jaxddim.forward import q_posterior, q_sample, q_step
+from jaxddim.forward import q_forward, q_posterior, q_sample, q_step
 from jaxddim.grids import timesteps
+from jaxddim.guidance import as_guided_denoiser, classifier_guide, guide
 from jaxddim.ideal import Moments, exact_denoiser, gaussian_error, gaussian_x0, moments
 from jaxddim.predictions import (
     as_denoiser,
@@ -22,9 +22,13 @@ from jaxddim.predictions import (
     target,
     threshold,
 )
+from jaxddim.sampling.conditioning import safe_fraction
+from jaxddim.sampling.heun import heun
 from jaxddim.sampling.langevin import corrector, langevin_step
 from jaxddim.sampling.latents import decode, encode, interpolate, slerp
 from jaxddim.sampling.loop import integrate, sample
+from jaxddim.sampling.multistep import dpm_solver_pp_2m
+from jaxddim.sampling.plms import plms
 from jaxddim.sampling.solver import Solver
 from jaxddim.sampling.steps import ddim_step, ddpm_step
 from jaxddim.schedules import (
@@ -33,6 +37,7 @@ from jaxddim.schedules import (
     cosine,
     from_alpha_bar,
     from_betas,
+    from_log_snr,
     jsd,
     linear,
     quadratic,
@@ -61,6 +66,8 @@ __all__ = [
     "Trajectory",
     "__version__",
     "as_denoiser",
+    "as_guided_denoiser",
+    "classifier_guide",
     "clip",
     "compiled",
     "compiler_options",
@@ -73,16 +80,20 @@ __all__ = [
     "decode",
     "diffusion_loss",
     "discrete",
+    "dpm_solver_pp_2m",
     "encode",
     "exact_denoiser",
     "from_alpha_bar",
     "from_betas",
     "from_eps",
+    "from_log_snr",
     "from_score",
     "from_v",
     "from_x0",
     "gaussian_error",
     "gaussian_x0",
+    "guide",
+    "heun",
     "integrate",
     "interpolate",
     "jit_step",
@@ -96,8 +107,10 @@ __all__ = [
     "moments",
     "own_network",
     "p2",
+    "plms",
     "pmap_step",
     "preconditioned",
+    "q_forward",
     "q_posterior",
     "q_sample",
     "q_step",

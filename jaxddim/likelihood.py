@@ -39,10 +39,10 @@ from jax.scipy.stats import norm
 from jax.typing import DTypeLike
 
 from jaxddim import checks
-from jaxddim.conditioning import warn_of_clipping
 from jaxddim.forward import direction_and_std, q_posterior
 from jaxddim.numerics import images
-from jaxddim.sampling.loop import draw
+from jaxddim.sampling.conditioning import warn_of_clipping
+from jaxddim.sampling.noise import draw
 from jaxddim.sampling.solver import Solver, StepFn, checked
 from jaxddim.sampling.steps import ddpm_step
 from jaxddim.schedules import Schedule

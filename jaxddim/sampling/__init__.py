@@ -1,8 +1,11 @@
 """Sampling: one loop over a grid of times, and the steps that it takes."""
 
+from jaxddim.sampling.heun import heun
 from jaxddim.sampling.langevin import corrector, langevin_step
 from jaxddim.sampling.latents import decode, encode, interpolate, slerp
 from jaxddim.sampling.loop import integrate, sample
+from jaxddim.sampling.multistep import dpm_solver_pp_2m
+from jaxddim.sampling.plms import plms
 from jaxddim.sampling.solver import Solver, StepFn
 from jaxddim.sampling.steps import ddim_step, ddpm_step
 
@@ -13,10 +16,13 @@ __all__ = [
     "ddim_step",
     "ddpm_step",
     "decode",
+    "dpm_solver_pp_2m",
     "encode",
+    "heun",
     "integrate",
     "interpolate",
     "langevin_step",
+    "plms",
     "sample",
     "slerp",
 ]
