@@ -23,6 +23,7 @@ from jaxddim.predictions import (
     threshold,
 )
 from jaxddim.sampling.conditioning import safe_fraction
+from jaxddim.sampling.editing import inpaint, sdedit
 from jaxddim.sampling.heun import heun
 from jaxddim.sampling.langevin import corrector, langevin_step
 from jaxddim.sampling.latents import decode, encode, interpolate, slerp
@@ -94,6 +95,7 @@ __all__ = [
     "gaussian_x0",
     "guide",
     "heun",
+    "inpaint",
     "integrate",
     "interpolate",
     "jit_step",
@@ -119,6 +121,7 @@ __all__ = [
     "safe_fraction",
     "sample",
     "scaled_linear",
+    "sdedit",
     "sigmoid",
     "slerp",
     "target",

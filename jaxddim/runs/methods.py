@@ -68,9 +68,8 @@ def stepper(config: DrawConfig) -> StepFn | Solver:
 
 def noise(config: DrawConfig) -> float:
     """The eta of the method: how much noise its steps draw."""
-    return (
-        config.eta if config.method == "ddim" else float(config.method in ("ddpm", "dpm++2m-sde"))
-    )
+    known = {"ddim": config.eta, "ddpm": 1.0, "dpm++2m-sde": 1.0}
+    return known.get(config.method, 0.0)
 
 
 def evaluations(config: DrawConfig) -> int:

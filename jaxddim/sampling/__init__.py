@@ -1,5 +1,6 @@
 """Sampling: one loop over a grid of times, and the steps that it takes."""
 
+from jaxddim.sampling.editing import inpaint, sdedit
 from jaxddim.sampling.heun import heun
 from jaxddim.sampling.langevin import corrector, langevin_step
 from jaxddim.sampling.latents import decode, encode, interpolate, slerp
@@ -19,10 +20,12 @@ __all__ = [
     "dpm_solver_pp_2m",
     "encode",
     "heun",
+    "inpaint",
     "integrate",
     "interpolate",
     "langevin_step",
     "plms",
     "sample",
+    "sdedit",
     "slerp",
 ]

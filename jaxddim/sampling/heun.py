@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxddim.forward import snr_gap
-from jaxddim.numerics import number, safe_sqrt
+from jaxddim.forward import q_forward
+from jaxddim.numerics import number
 from jaxddim.sampling.means import mean_prediction
 from jaxddim.sampling.solver import Solver
 from jaxddim.sampling.steps import ddim_step
@@ -73,7 +73,7 @@ def heun(
         level = jnp.where(adds, _raised(schedule, t, jnp.minimum(churn, MOST), interval), level)
 
         def add() -> tuple[Gaussian, Prediction]:
-            mean, std = _noised(schedule, x, t, level)
+            mean, std = q_forward(schedule, 0 * x, x, t, level, eta=1.0)
             return Gaussian(mean, noise_scale * std), Prediction(0 * x, 0 * x)
 
         def move() -> tuple[Gaussian, Prediction]:
@@ -111,11 +111,3 @@ def _raised(schedule: Schedule, t: jax.Array, churn: jax.Array, interval) -> jax
     with np.errstate(divide="ignore"):
         most, least = -2 * np.log(interval)
     return jnp.where((least <= here) & (here <= most), u, t).astype(jnp.int32)
-
-
-def _noised(schedule: Schedule, x: jax.Array, t: jax.Array, u: jax.Array) -> Gaussian:
-    """q(x_u | x_t), u >= t."""
-    alpha_t, _ = schedule.scales(t)
-    alpha_u, sigma_u = schedule.scales(u)
-    ratio = jnp.where(u == t, 1.0, alpha_u / jnp.where(alpha_t == 0, 1.0, alpha_t))
-    return Gaussian(ratio * x, sigma_u * safe_sqrt(-jnp.expm1(snr_gap(schedule, u, t, 0))))
