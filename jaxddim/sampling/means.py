@@ -22,9 +22,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxddim.predictions import from_x0
-from jaxddim.sampling.conditioning import WARNED
 from jaxddim.schedules import Schedule
 from jaxddim.types import Prediction
+
+LARGEST = 10.0
+"""The largest g of a mean of eps, that of which `decode` warns too."""
 
 
 def mean_prediction(
@@ -59,7 +61,7 @@ def mean_prediction(
     )
     alpha, sigma = schedule.scales(t, x_t.ndim)
     alpha_s, sigma_s = schedule.scales(s, x_t.ndim)
-    by_x0 = sigma * alpha_s - alpha * sigma_s > WARNED * alpha
+    by_x0 = sigma * alpha_s - alpha * sigma_s > LARGEST * alpha
     of_eps = (x_t - sigma * eps) / jnp.where(by_x0, 1.0, alpha)
     return Prediction(
         jnp.where(by_x0, x0, of_eps), jnp.where(by_x0, from_x0(schedule, x_t, x0, t).eps, eps)
