@@ -27,6 +27,7 @@ from jaxddim.sampling.editing import inpaint, sdedit
 from jaxddim.sampling.heun import heun
 from jaxddim.sampling.langevin import corrector, langevin_step
 from jaxddim.sampling.latents import decode, encode, interpolate, slerp
+from jaxddim.sampling.learned import learned_step
 from jaxddim.sampling.loop import integrate, sample
 from jaxddim.sampling.multistep import dpm_solver_pp_2m
 from jaxddim.sampling.plms import plms
@@ -46,6 +47,7 @@ from jaxddim.schedules import (
     sigmoid,
     zero_terminal_snr,
 )
+from jaxddim.training.hybrid import hybrid_loss
 from jaxddim.training.levels import lognormal
 from jaxddim.training.losses import diffusion_loss, min_snr, p2
 from jaxddim.training.networks import own_network
@@ -53,12 +55,13 @@ from jaxddim.training.parallel import jit_step, pmap_step, replicate, unreplicat
 from jaxddim.training.preconditioning import preconditioned, unit_error
 from jaxddim.training.state import TrainState, create_state, variables
 from jaxddim.training.step import train_step
-from jaxddim.types import DenoiseFn, Gaussian, Prediction, Trajectory
+from jaxddim.types import DenoiseFn, Gaussian, LearnedPrediction, Prediction, Trajectory
 from jaxddim.version import __version__
 
 __all__ = [
     "DenoiseFn",
     "Gaussian",
+    "LearnedPrediction",
     "Moments",
     "Prediction",
     "Schedule",
@@ -95,6 +98,7 @@ __all__ = [
     "gaussian_x0",
     "guide",
     "heun",
+    "hybrid_loss",
     "inpaint",
     "integrate",
     "interpolate",
@@ -102,6 +106,7 @@ __all__ = [
     "jsd",
     "keep_memory",
     "langevin_step",
+    "learned_step",
     "likelihood",
     "linear",
     "lognormal",

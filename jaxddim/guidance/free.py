@@ -91,7 +91,7 @@ def guidance(
         def combined() -> Prediction:
             c, u = both()
             more = spread(jnp.asarray(scale) - 1, c.x0)
-            pair = Prediction(*(a + more * (a - b) for a, b in zip(c, u, strict=True)))
+            pair = Prediction(*(a + more * (a - b) for a, b in zip(c[:2], u[:2], strict=True)))
             return pair if known and rescale == 0 else _rescaled(pair, c, u, rescale)
 
         if interval is None:

@@ -4,6 +4,7 @@ from jaxddim.sampling.editing import inpaint, sdedit
 from jaxddim.sampling.heun import heun
 from jaxddim.sampling.langevin import corrector, langevin_step
 from jaxddim.sampling.latents import decode, encode, interpolate, slerp
+from jaxddim.sampling.learned import learned_step
 from jaxddim.sampling.loop import integrate, sample
 from jaxddim.sampling.multistep import dpm_solver_pp_2m
 from jaxddim.sampling.plms import plms
@@ -24,6 +25,7 @@ __all__ = [
     "integrate",
     "interpolate",
     "langevin_step",
+    "learned_step",
     "plms",
     "sample",
     "sdedit",
