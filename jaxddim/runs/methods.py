@@ -15,6 +15,7 @@ from jaxddim.sampling.solver import Solver, StepFn
 from jaxddim.sampling.steps import ddim_step, ddpm_step
 from jaxddim.schedules import Schedule
 
+Method = Literal["ddim", "ddpm", "heun", "dpm++2m", "dpm++2m-sde", "plms"]
 Clip = Literal["rederive", "keep", "dynamic", "none"]
 
 
@@ -26,7 +27,7 @@ class DrawConfig:
     """Folder of the run."""
     steps: int = 50
     """Sampling steps, S."""
-    method: Literal["ddim", "ddpm", "heun", "dpm++2m", "dpm++2m-sde", "plms"] = "ddim"
+    method: Method = "ddim"
     """Sampling method; heun, dpm++2m and plms come as near in 10 to 20 steps as ddim in 50."""
     eta: float = 0.0
     """Noise of DDIM: 0 is deterministic, 1 is DDPM."""
