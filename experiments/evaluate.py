@@ -235,7 +235,7 @@ def describe(
     if measured and grid is not None:
         record["sampler"] = {
             "method": config.method,
-            "eta": config.eta if config.method == "ddim" else 1.0,
+            "eta": methods.noise(config),
             "variance": config.variance if config.method == "ddpm" else None,
             "steps": config.steps,
             "spacing": config.spacing,
@@ -244,6 +244,8 @@ def describe(
             "kind": run.config.diffusion.kind,
             "grid": grid.tolist(),
         }
+        if config.method in methods.SOLVERS:
+            record["sampler"]["evaluations"] = methods.evaluations(config)
     if "features" in vars(subject):
         network = subject.network
         record["network"] = {

@@ -15,7 +15,7 @@ from experiments.terminal.files import located, replace, save_arrays
 from experiments.terminal.progress import stage
 from jaxddim.runs import exporting, trained
 from jaxddim.runs.drawing import chunk_size
-from jaxddim.runs.methods import DrawConfig
+from jaxddim.runs.methods import SOLVERS, DrawConfig, evaluations
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def write(config: ExportConfig) -> None:
         raise UserError(f"--out {config.out} cannot be written ({error.strerror})") from None
     inputs = ", ".join(f"{a.dtype}[{', '.join(map(str, a.shape))}]" for a in described(function))
     sizes = " and ".join(f"{path} ({path.stat().st_size / 1e6:.1f} MB)" for path in files)
-    print(f"{sizes}: ({'weights, ' * beside}{inputs}) -> {function.out_avals[0]}")
+    cost = f", {evaluations(config)} evaluations" if config.method in SOLVERS else ""
+    print(f"{sizes}: ({'weights, ' * beside}{inputs}) -> {function.out_avals[0]}{cost}")
 
 
 def described(function: Any) -> list[Any]:

@@ -20,7 +20,7 @@ from experiments.terminal.progress import stage, tracked
 from experiments.terminal.texts import count, listed
 from jaxddim.runs import trained
 from jaxddim.runs.drawing import drawn
-from jaxddim.runs.methods import DrawConfig
+from jaxddim.runs.methods import SOLVERS, DrawConfig, evaluations
 
 FILES = (".png", ".npz")
 OTHERS = {".npy", ".pt", ".svg", ".zip"}
@@ -69,9 +69,10 @@ def sample(config: SampleConfig) -> None:
             "empty folder"
         )
     weights = config.weights if config.ema is None else f"ema {config.ema:g}"
+    cost = count(evaluations(config), "evaluation")
     print(
         f"{count(config.num, 'image')} in {config.out}: {config.method}, "
-        f"{count(config.steps, 'step')}, "
+        f"{count(config.steps, 'step')}{f' ({cost})' if config.method in SOLVERS else ''}, "
         f"{weights} weights of step {run.step}"
     )
 

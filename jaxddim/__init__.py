@@ -7,10 +7,10 @@ Networks are in `jaxddim.models`, likelihoods in `jaxddim.likelihood`, and the d
 """
 
 from jaxddim import discrete, likelihood
-from jaxddim.conditioning import safe_fraction
 from jaxddim.cpu.runtime import compiled, compiler_options, keep_memory
-from jaxddim.forward import q_posterior, q_sample, q_step
+from jaxddim.forward import q_forward, q_posterior, q_sample, q_step
 from jaxddim.grids import timesteps
+from jaxddim.guidance import as_guided_denoiser, classifier_guide, guide
 from jaxddim.ideal import Moments, exact_denoiser, gaussian_error, gaussian_x0, moments
 from jaxddim.predictions import (
     as_denoiser,
@@ -22,9 +22,15 @@ from jaxddim.predictions import (
     target,
     threshold,
 )
+from jaxddim.sampling.conditioning import safe_fraction
+from jaxddim.sampling.editing import inpaint, sdedit
+from jaxddim.sampling.heun import heun
 from jaxddim.sampling.langevin import corrector, langevin_step
 from jaxddim.sampling.latents import decode, encode, interpolate, slerp
+from jaxddim.sampling.learned import learned_step
 from jaxddim.sampling.loop import integrate, sample
+from jaxddim.sampling.multistep import dpm_solver_pp_2m
+from jaxddim.sampling.plms import plms
 from jaxddim.sampling.solver import Solver
 from jaxddim.sampling.steps import ddim_step, ddpm_step
 from jaxddim.schedules import (
@@ -33,6 +39,7 @@ from jaxddim.schedules import (
     cosine,
     from_alpha_bar,
     from_betas,
+    from_log_snr,
     jsd,
     linear,
     quadratic,
@@ -40,6 +47,7 @@ from jaxddim.schedules import (
     sigmoid,
     zero_terminal_snr,
 )
+from jaxddim.training.hybrid import hybrid_loss
 from jaxddim.training.levels import lognormal
 from jaxddim.training.losses import diffusion_loss, min_snr, p2
 from jaxddim.training.networks import own_network
@@ -47,12 +55,13 @@ from jaxddim.training.parallel import jit_step, pmap_step, replicate, unreplicat
 from jaxddim.training.preconditioning import preconditioned, unit_error
 from jaxddim.training.state import TrainState, create_state, variables
 from jaxddim.training.step import train_step
-from jaxddim.types import DenoiseFn, Gaussian, Prediction, Trajectory
+from jaxddim.types import DenoiseFn, Gaussian, LearnedPrediction, Prediction, Trajectory
 from jaxddim.version import __version__
 
 __all__ = [
     "DenoiseFn",
     "Gaussian",
+    "LearnedPrediction",
     "Moments",
     "Prediction",
     "Schedule",
@@ -61,6 +70,8 @@ __all__ = [
     "Trajectory",
     "__version__",
     "as_denoiser",
+    "as_guided_denoiser",
+    "classifier_guide",
     "clip",
     "compiled",
     "compiler_options",
@@ -73,22 +84,29 @@ __all__ = [
     "decode",
     "diffusion_loss",
     "discrete",
+    "dpm_solver_pp_2m",
     "encode",
     "exact_denoiser",
     "from_alpha_bar",
     "from_betas",
     "from_eps",
+    "from_log_snr",
     "from_score",
     "from_v",
     "from_x0",
     "gaussian_error",
     "gaussian_x0",
+    "guide",
+    "heun",
+    "hybrid_loss",
+    "inpaint",
     "integrate",
     "interpolate",
     "jit_step",
     "jsd",
     "keep_memory",
     "langevin_step",
+    "learned_step",
     "likelihood",
     "linear",
     "lognormal",
@@ -96,8 +114,10 @@ __all__ = [
     "moments",
     "own_network",
     "p2",
+    "plms",
     "pmap_step",
     "preconditioned",
+    "q_forward",
     "q_posterior",
     "q_sample",
     "q_step",
@@ -106,6 +126,7 @@ __all__ = [
     "safe_fraction",
     "sample",
     "scaled_linear",
+    "sdedit",
     "sigmoid",
     "slerp",
     "target",

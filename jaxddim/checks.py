@@ -217,7 +217,10 @@ def output(value: Any, shape: tuple[int, ...], what: str = "the network's output
     if value.shape == shape[1:]:
         hint = ": the batch axis is missing"
     elif len(shape) > 2 and value.shape == (*shape[:-1], 2 * shape[-1]):
-        hint = ": for a network that predicts variances too, pass on the first half of its channels"
+        hint = (
+            ": for a network that predicts variances too, give as_denoiser learned_variance=True, "
+            "or pass on the first half of its channels"
+        )
     else:
         hint = ""
     raise ValueError(
@@ -227,13 +230,14 @@ def output(value: Any, shape: tuple[int, ...], what: str = "the network's output
 
 def pair(prediction: Any, shape: tuple[int, ...]) -> None:
     """Raises a ValueError unless this is a Prediction whose parts have this shape."""
-    if not isinstance(prediction, tuple) or len(prediction) != 2:
+    fields = ("x0", "eps", "fraction")[: 2 + hasattr(prediction, "fraction")]
+    if not isinstance(prediction, tuple) or len(prediction) != len(fields):
         raise ValueError(
             "denoise_fn(x, t) must return a Prediction(x0, eps), got "
             f"{described(prediction)}: jaxddim.as_denoiser(schedule, network) makes a denoise_fn "
             "from a network"
         )
-    for name, value in zip(("x0", "eps"), prediction, strict=True):
+    for name, value in zip(fields, prediction, strict=True):
         output(value, shape, f"the prediction's {name}")
 
 

@@ -3,6 +3,7 @@ r"""The forward process: from data to noise, and its exact reversal when x_0 is 
     q(x_t | x_0)       = N(alpha_t x_0, sigma_t^2 I)                      (`q_sample`)
     q(x_t | x_{t-1})   = N(sqrt(1 - beta_t) x_{t-1}, beta_t I)            (`q_step`)
     q_sigma(x_s | x_t, x_0) = N(alpha_s x_0 + direction * eps, std^2 I)   (`q_posterior`)
+    q_sigma(x_t | x_s, x_0) = its reversal by Bayes' rule                 (`q_forward`)
 
 with eps = (x_t - alpha_t x_0) / sigma_t and, for s < t,
 
@@ -131,6 +132,56 @@ def q_posterior(
     alpha_s, _ = schedule.scales(s, x0.ndim)
     direction, std = direction_and_std(schedule, t, s, eta, x0.ndim)
     return Gaussian(alpha_s * x0 + direction / sigma_t * (x_t - alpha_t * x0), std)
+
+
+def q_forward(
+    schedule: Schedule,
+    x0: jax.Array,
+    x_s: jax.Array,
+    s: ArrayLike,
+    t: ArrayLike,
+    *,
+    eta: float,
+) -> Gaussian:
+    """q_sigma(x_t | x_s, x_0): the forward process of DDIM, which looks at x_0 too.
+
+    With ``direction`` and ``std`` those of `q_posterior`,
+
+        mean = alpha_t x_0 + (direction sigma_t / sigma_s^2) (x_s - alpha_s x_0),
+        std_forward = sigma_t std / sigma_s.
+
+    With eta = 1 it is the Markov chain (`q_step` for s = t - 1), which needs no x_0.
+
+    Args:
+      schedule: the noise schedule.
+      x0: clean images, [b, *d].
+      x_s: noisy images at time s, [b, *d]; they say nothing more where s = 0.
+      s: int32 times in 0..t, scalar or [b].
+      t: int32 times in 1..T, scalar or [b].
+      eta: as in `q_posterior`, in [0, 1]; may be traced.
+    Returns:
+      Gaussian with mean [b, *d] and std, a scalar or [b, 1, ..].
+    Raises:
+      ValueError: as `q_posterior`.
+    Source: arXiv 2010.02502, section 3.1; seed eq. 10.
+    Example:
+      >>> import jaxddim
+      >>> x0 = jnp.ones((2, 8))
+      >>> mean, std = q_forward(jaxddim.linear(), x0, x0, 0, 500, eta=0.0)
+      >>> mean.shape, std.shape
+      ((2, 8), ())
+    """
+    checks.schedule(schedule)
+    checks.reverse(t, s, schedule.num_steps)
+    x0, x_s = images(schedule.dtype, x0=x0, x_s=x_s)
+    checks.each(x0.shape[0], t=t, s=s)
+    alpha_t, sigma_t = schedule.scales(t, x0.ndim)
+    alpha_s, sigma_s = schedule.scales(s, x0.ndim)
+    direction, std = direction_and_std(schedule, t, s, eta, x0.ndim)
+    clean = sigma_s == 0
+    scale = sigma_t / jnp.where(clean, 1.0, sigma_s)
+    noise = scale * direction / jnp.where(clean, 1.0, sigma_s) * (x_s - alpha_s * x0)
+    return Gaussian(alpha_t * x0 + noise, jnp.where(clean, sigma_t, scale * std))
 
 
 def snr_gap(schedule: Schedule, t: ArrayLike, s: ArrayLike, ndim: int) -> jax.Array:

@@ -39,10 +39,10 @@ from jax.scipy.stats import norm
 from jax.typing import DTypeLike
 
 from jaxddim import checks
-from jaxddim.conditioning import warn_of_clipping
 from jaxddim.forward import direction_and_std, q_posterior
 from jaxddim.numerics import images
-from jaxddim.sampling.loop import draw
+from jaxddim.sampling.conditioning import warn_of_clipping
+from jaxddim.sampling.noise import draw
 from jaxddim.sampling.solver import Solver, StepFn, checked
 from jaxddim.sampling.steps import ddpm_step
 from jaxddim.schedules import Schedule
@@ -101,7 +101,8 @@ def variational_bound(
     Each term takes one evaluation of the network and one draw of x_t: the value is random, and its
     expectation is the bound. On a grid of fewer than T steps it is the bound of the sampler that
     takes these steps. As in the DDPM authors' code, p(x_0 | x_1) has the small variance of the
-    transition from t = 2 to 1 for every step function (its own variance would be 0).
+    transition from t = 2 to 1 for every step function (its own variance would be 0), also for
+    `learned_step`.
 
     Args:
       key: a random key, or [b] keys, one per example.
@@ -152,10 +153,10 @@ def variational_bound(
         # both are 0 at s = 0, where the term is the decoder's
         q = Gaussian(q_mean, jnp.where(s == 0, 1.0, q_std))
         p = Gaussian(mean, jnp.where(s == 0, 1.0, std))
-        return mean, _bits(_kl(q, p))
+        return mean, _bits(kl(q, p))
 
     mean, terms = lax.scan(transition, jnp.zeros_like(x0), (grid[:-1], grid[1:]))
-    prior = _kl(noisy(grid[0]), Gaussian(jnp.float32(0), jnp.float32(1)))
+    prior = kl(noisy(grid[0]), Gaussian(jnp.float32(0), jnp.float32(1)))
     decoder = -discretized_log_prob(Gaussian(mean, decoder_std), x0)
     return Bound(_bits(prior), terms[:-1], _bits(decoder))
 
@@ -326,7 +327,7 @@ def ode_bits_per_dim(
     return -log_prob / (math.log(2) * x0[0].size) - math.log2(2 * HALF_BIN)
 
 
-def _kl(q: Gaussian, p: Gaussian) -> jax.Array:
+def kl(q: Gaussian, p: Gaussian) -> jax.Array:
     """KL(q || p) of each component, in nats; exactly that of the means where the stds are equal."""
     ratio = jnp.asarray(q.std) / p.std
     return 0.5 * (ratio**2 - 1 - 2 * jnp.log(ratio) + ((q.mean - p.mean) / p.std) ** 2)

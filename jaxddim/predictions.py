@@ -13,7 +13,7 @@ For sampling, `as_denoiser` applies these conversions to a network, and calls it
 0-based index t - 1.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 from jaxddim import checks
 from jaxddim.numerics import images, number
 from jaxddim.schedules import Schedule
-from jaxddim.types import DenoiseFn, NetworkFn, Prediction
+from jaxddim.types import DenoiseFn, LearnedPrediction, NetworkFn, Prediction
 
 Kind = Literal["eps", "x0", "v", "score"]
 
@@ -115,7 +115,8 @@ def _floats(schedule: Schedule, x_t: jax.Array, output: jax.Array, t: ArrayLike)
     return images(schedule.dtype, x_t=x_t, output=output)
 
 
-_FROM = {"eps": from_eps, "x0": from_x0, "v": from_v, "score": from_score}
+FROM = {"eps": from_eps, "x0": from_x0, "v": from_v, "score": from_score}
+"""The conversion of each kind."""
 
 
 def check_kind(kind: str, schedule: Schedule | None = None) -> None:
@@ -263,6 +264,7 @@ def as_denoiser(
     *,
     kind: Kind = "eps",
     clip_x0: bool = True,
+    learned_variance: bool = False,
 ) -> DenoiseFn:
     """Makes ``denoise_fn(x, t) -> Prediction`` from a network.
 
@@ -280,6 +282,8 @@ def as_denoiser(
       clip_x0: clip x_0 to [-1, 1] and re-derive eps. Use it to sample images, never for
         `encode`: clipping breaks its path. Without it, an eps- or score-network needs a grid that
         ends where alpha is not yet near 0: see `safe_fraction`.
+      learned_variance: the output has twice the channels, [b, .., 2 c], the second half for the
+        variance of `learned_step`.
     Returns:
       A denoise_fn for `integrate`, `sample`, `encode` and `decode`.
     Raises:
@@ -297,17 +301,34 @@ def as_denoiser(
     check_kind(kind, schedule)
     checks.network(apply_fn)
 
-    def denoise_fn(x: jax.Array, t: jax.Array) -> Prediction:
+    def denoise_fn(x: jax.Array, t: jax.Array) -> Any:
         checks.times(t, schedule.num_steps)
         at = jnp.maximum(jnp.asarray(t, jnp.int32), 1)
         index = jnp.broadcast_to(at - 1, x.shape[:1])
-        prediction = _FROM[kind](schedule, x, apply_fn(x, index), at)
+        output, fraction = apply_fn(x, index), None
+        if learned_variance:
+            output, fraction = halves(output, x.shape)
+        prediction = FROM[kind](schedule, x, output, at)
         x0, eps = clip(schedule, x, prediction, at) if clip_x0 else prediction
         clean = jnp.reshape(jnp.asarray(t) == 0, np.shape(t) + (1,) * (x.ndim - np.ndim(t)))
-        return Prediction(jnp.where(clean, x.astype(x0.dtype), x0), eps)
+        pair = Prediction(jnp.where(clean, x.astype(x0.dtype), x0), eps)
+        return pair if fraction is None else LearnedPrediction(*pair, fraction)
 
     vars(denoise_fn)["made"] = Made(kind, clip_x0)
     return denoise_fn
+
+
+def halves(output: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """The output for images of this shape, and the fraction ``(v + 1) / 2`` of a learned variance.
+
+    Example:
+      >>> first, fraction = halves(jnp.ones((1, 2, 2, 6)), (1, 2, 2, 3))
+      >>> first.shape, float(fraction.max())
+      ((1, 2, 2, 3), 1.0)
+    """
+    checks.output(output, (*shape[:-1], 2 * shape[-1]))
+    first, second = jnp.split(output, 2, axis=-1)
+    return first, (second.astype(jnp.float32) + 1) / 2
 
 
 def made_with(denoise_fn: DenoiseFn) -> Made | None:

@@ -119,7 +119,35 @@ def from_betas(betas: ArrayLike) -> Schedule:
     return _from_log_snr(log_alpha_bar - np.log(-np.expm1(log_alpha_bar)))
 
 
-def _from_log_snr(log_snr: np.ndarray) -> Schedule:
+def from_log_snr(log_snr: ArrayLike) -> Schedule:
+    """The schedule with these log signal-to-noise ratios.
+
+    Args:
+      log_snr: lambda_1..lambda_T, [T], falling; the last may be -inf. Or [T+1], with lambda_0 = inf
+        in front, as a Schedule has it.
+    Returns:
+      A Schedule with T steps.
+    Raises:
+      ValueError: when log_snr is not such a vector, or neighbours are equal in float32.
+    Warns:
+      UserWarning: as `from_betas`.
+    Source: arXiv 2107.00630, section 3.1.
+    Example:
+      >>> schedule = from_log_snr(np.linspace(10, -10, 1000))
+      >>> schedule.num_steps, float(schedule.log_snr[1000])
+      (1000, -10.0)
+    """
+    table = np.asarray(log_snr, np.float64)
+    start = int(table.ndim == 1 and table.size > 0 and table[0] == np.inf)
+    if table.ndim != 1 or table.size <= start or np.isnan(table).any():
+        raise ValueError(
+            "log_snr must be a vector [T] of falling numbers, or [T+1] with inf in front, got "
+            f"{checks.described(table)}" + " with NaN" * bool(np.isnan(table).any())
+        )
+    return _from_log_snr(table[start:], stacklevel=3)
+
+
+def _from_log_snr(log_snr: np.ndarray, stacklevel: int = 4) -> Schedule:
     """Prepends t = 0, checks the table and rounds it to float32."""
     table = np.concatenate([[np.inf], log_snr]).astype(np.float32)
     if not np.all(table[1:] < table[:-1]):
@@ -134,7 +162,7 @@ def _from_log_snr(log_snr: np.ndarray) -> Schedule:
             f"through the noise (scale {alpha_bar**0.5:.2g}), while sampling starts from pure "
             "noise; use more steps or larger betas",
             UserWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
     return Schedule(jnp.asarray(table))
 

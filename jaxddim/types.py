@@ -28,13 +28,28 @@ class Prediction(NamedTuple):
     eps: jax.Array
 
 
+class LearnedPrediction(NamedTuple):
+    """A pair from a network that predicts its variance too.
+
+    Attributes:
+      x0: predicted clean images, [b, *d].
+      eps: predicted noise, [b, *d].
+      fraction: where the logarithm of the reverse step's variance lies, between 0, the posterior's,
+        and 1, the forward step's, [b, *d]; see `learned_step`.
+    """
+
+    x0: jax.Array
+    eps: jax.Array
+    fraction: jax.Array
+
+
 class Gaussian(NamedTuple):
     """A distribution with independent components, ``N(mean, std^2 I)``.
 
     Attributes:
       mean: [b, *d].
-      std: standard deviation, a scalar or [b, 1, ..]; never negative. A NumPy 0 if the step
-        is always deterministic, so that no noise is drawn.
+      std: standard deviation, a scalar, [b, 1, ..] or [b, *d]; never negative. A NumPy 0 if the
+        step is always deterministic, so that no noise is drawn.
     """
 
     mean: jax.Array

@@ -43,6 +43,7 @@ def network(x: jax.Array, index: jax.Array) -> jax.Array:
 
 
 DENOISE = jaxddim.as_denoiser(SCHEDULE, network, kind="v", clip_x0=False)
+OTHER = jaxddim.as_denoiser(SCHEDULE, lambda x, index: 0.3 * x, kind="v", clip_x0=False)
 
 
 def integrated(**options: Any) -> Any:
@@ -113,6 +114,24 @@ CASES: dict[str, Callable[[], Any]] = {
     "q_sample": lambda: jaxddim.q_sample(SCHEDULE, x(0), T, x(1)),
     "q_step": lambda: jaxddim.q_step(SCHEDULE, x(0), T, x(1)),
     "q_posterior": lambda: jaxddim.q_posterior(SCHEDULE, x(0), x(1), T, S, eta=np.float64(0.3)),
+    "q_forward": lambda: jaxddim.q_forward(SCHEDULE, x(0), x(1), S, T, eta=np.float64(0.3)),
+    "from_log_snr": lambda: jaxddim.from_log_snr(np.linspace(9, -9, 20)),
+    "timesteps by level": lambda: jaxddim.timesteps(20, 7, spacing="karras", schedule=SCHEDULE),
+    "guide": lambda: jaxddim.guide(DENOISE, OTHER, scale=np.float64(2.5), rescale=0.7)(x(), T),
+    "as_guided_denoiser": lambda: jaxddim.as_guided_denoiser(
+        SCHEDULE,
+        lambda x, index, label: jnp.ones(x.shape) * jnp.sin(x + label[:, None, None, None]),
+        jnp.asarray(np.arange(3)),
+        null=3,
+        scale=np.float64(2.5),
+        interval=(2, 12),
+    )(x(), jnp.asarray(T)),
+    "classifier_guide": lambda: jaxddim.classifier_guide(
+        DENOISE, SCHEDULE, lambda x, t: -jnp.sum(x**2, (1, 2, 3)), scale=np.float64(2.5)
+    )(x(), T),
+    "masked loss": lambda: jaxddim.diffusion_loss(
+        SCHEDULE, x(0), x(1), T, x(2), mask=np.arange(4)[:, None] > jnp.zeros((3, 1, 1, 1))
+    ),
     "clip": lambda: jaxddim.clip(SCHEDULE, x(), pair(), T, low=np.float64(-0.3), high=0.3),
     "threshold": lambda: jaxddim.threshold(SCHEDULE, x(), pair(), T, quantile=np.float64(0.9)),
     "ddim_step": lambda: jaxddim.ddim_step(SCHEDULE, x(), pair(), T, S, eta=np.float64(0.3)),
@@ -124,6 +143,12 @@ CASES: dict[str, Callable[[], Any]] = {
     "integrate": lambda: integrated(keep=3),
     "integrate with noise": lambda: integrated(step=functools.partial(jaxddim.ddim_step, eta=0.5)),
     "corrector": lambda: integrated(step=jaxddim.corrector(jaxddim.ddpm_step, 1, 0.2)),
+    "integrate by heun": lambda: integrated(step=jaxddim.heun(), keep=3),
+    "integrate by heun with noise": lambda: integrated(step=jaxddim.heun(churn=np.float64(0.3))),
+    "integrate by dpm_solver_pp_2m": lambda: integrated(
+        step=jaxddim.dpm_solver_pp_2m(eta=np.float64(0.5))
+    ),
+    "integrate by plms": lambda: integrated(step=jaxddim.plms()),
     "sample": lambda: jaxddim.sample(KEY, DENOISE, SCHEDULE, GRID, (3, 4, 4, 2), first_index=5),
     "exact_denoiser": lambda: jaxddim.exact_denoiser(
         SCHEDULE, x(1), std=np.float64(0.1), weights=jnp.asarray(np.arange(1.0, 4.0)), block=2

@@ -14,9 +14,9 @@ import numpy as np
 import jaxddim
 from experiments.terminal.progress import tracked
 from jaxddim import checks, likelihood
-from jaxddim.conditioning import fraction_of
 from jaxddim.runs.drawing import chunk_size
 from jaxddim.runs.trained import Trained
+from jaxddim.sampling.conditioning import fraction_of
 
 IMAGES = 16
 ODE_STEPS = 100

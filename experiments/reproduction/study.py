@@ -31,11 +31,11 @@ from experiments.terminal.files import save_arrays, save_json
 from experiments.terminal.progress import stage
 from experiments.terminal.texts import brief
 from jaxddim import checks
-from jaxddim.conditioning import fraction_of
 from jaxddim.files import arrays
 from jaxddim.runs.flat import finite, flatten
 from jaxddim.runs.methods import DrawConfig
 from jaxddim.runs.trained import Trained
+from jaxddim.sampling.conditioning import fraction_of
 
 FORMAT = 2  # part of every recipe: raise it when results of the same recipe change
 CHUNK = {"cpu": 64}

@@ -6,6 +6,14 @@ from typing import Any
 from experiments.terminal.errors import UserError
 from jaxddim.runs.methods import DrawConfig
 
+INSTEAD_OF_ETA = {
+    "ddpm": "DDPM is DDIM with eta = 1",
+    "heun": "heun draws no noise",
+    "dpm++2m": "with noise it is --method dpm++2m-sde",
+    "dpm++2m-sde": "dpm++2m-sde draws the noise of eta = 1",
+    "plms": "plms draws no noise",
+}
+
 
 def check_numbers(config: Any, *positive: str) -> None:
     """Raises a UserError for a seed out of range, or when one of these fields is below 1."""
@@ -23,10 +31,11 @@ def check_step(config: DrawConfig) -> None:
         raise UserError(
             f"--eta must lie in [0, 1], got {config.eta}: above 1 the step is not defined"
         )
-    if config.eta and config.method == "ddpm":
-        raise UserError("--eta belongs to --method ddim; DDPM is DDIM with eta = 1")
-    if config.variance == "large" and config.method == "ddim":
-        raise UserError("--variance large belongs to --method ddpm; DDIM has --eta")
+    if config.eta and config.method != "ddim":
+        raise UserError(f"--eta belongs to --method ddim; {INSTEAD_OF_ETA[config.method]}")
+    if config.variance == "large" and config.method != "ddpm":
+        instead = "; DDIM has --eta" if config.method == "ddim" else f", not to {config.method}"
+        raise UserError(f"--variance large belongs to --method ddpm{instead}")
 
 
 def make_folder(folder: Path) -> None:

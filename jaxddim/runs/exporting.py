@@ -20,7 +20,8 @@ from jax import export
 from jaxddim import checks
 from jaxddim.runs.methods import DrawConfig, stepper, time_grid
 from jaxddim.runs.trained import Trained
-from jaxddim.sampling.loop import draw, integrate
+from jaxddim.sampling.loop import integrate
+from jaxddim.sampling.noise import draw
 from jaxddim.types import Gaussian
 
 PLATFORMS = ("cpu", "cuda", "tpu")

@@ -24,11 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxddim import checks
-from jaxddim.conditioning import warn_of_clipping, warn_of_errors
 from jaxddim.numerics import images, whole_number
 from jaxddim.predictions import made_with
+from jaxddim.sampling.conditioning import warn_of_clipping, warn_of_errors
 from jaxddim.sampling.loop import integrate
-from jaxddim.sampling.solver import Solver
+from jaxddim.sampling.solver import Solver, StepFn
+from jaxddim.sampling.steps import ddim_step
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Gaussian, Prediction
 
@@ -83,11 +84,10 @@ def encode(
     grid = checks.grid(timesteps, schedule)[::-1]
     warn_of_clipping(denoise_fn, "encode")
     warn_of_errors(denoise_fn, schedule, timesteps, encoded=not refine)
-    no_key = checks.new_key(0)  # every step is deterministic
     made = made_with(denoise_fn)
     # at t = 1 the error of an x0-network is divided by sigma_1
     still = made is not None and made.kind == "x0"
-    return integrate(no_key, denoise_fn, schedule, grid, x0, step=_encoder(refine, still))[0]
+    return integrate(None, denoise_fn, schedule, grid, x0, step=_encoder(refine, still))[0]
 
 
 def _encoder(refine: int, still: bool) -> Solver:
@@ -138,27 +138,33 @@ def _encoder(refine: int, still: bool) -> Solver:
 
 
 def decode(
-    denoise_fn: DenoiseFn, schedule: Schedule, timesteps: jax.Array, x_T: jax.Array
+    denoise_fn: DenoiseFn,
+    schedule: Schedule,
+    timesteps: jax.Array,
+    x_T: jax.Array,
+    *,
+    step: StepFn | Solver = ddim_step,
 ) -> jax.Array:
-    """x_0 from x_T by deterministic DDIM (eta = 0).
+    """x_0 from x_T, by deterministic DDIM (eta = 0) or another method that draws nothing.
 
     Args:
       denoise_fn: ``denoise_fn(x, t) -> Prediction``.
       schedule: the noise schedule.
       timesteps: int32 [S+1], decreasing to 0.
       x_T: noise, [b, *d].
+      step: as for `integrate`, such as ``heun()``; what `encode` made is the noise of DDIM's path.
     Returns:
       x_0, float32 [b, *d].
     Raises:
-      ValueError: as `integrate`, and when the grid rises or does not end in 0.
+      ValueError: as `integrate`, when the grid rises or does not end in 0, and when the step draws
+        noise.
     Warns:
       UserWarning: as `encode` for errors; never where x_0 is clipped.
     Source: arXiv 2010.02502, section 4.3.
     """
     grid = checks.grid(timesteps, schedule)
     warn_of_errors(denoise_fn, schedule, timesteps)
-    no_key = checks.new_key(0)  # every step is deterministic
-    return integrate(no_key, denoise_fn, schedule, grid, x_T)[0]
+    return integrate(None, denoise_fn, schedule, grid, x_T, step=step)[0]
 
 
 def slerp(z0: jax.Array, z1: jax.Array, weight: jax.Array | float) -> jax.Array:

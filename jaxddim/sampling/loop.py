@@ -17,7 +17,8 @@ Sampling, encoding (with the grid reversed), decoding and interpolation in `late
 loop. Methods that need more than the current prediction are solvers, see `solver`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +27,15 @@ from jax import lax
 
 from jaxddim import checks
 from jaxddim.numerics import images
+from jaxddim.sampling.noise import draw
 from jaxddim.sampling.solver import Solver, StepFn, as_solver, checked
 from jaxddim.sampling.steps import ddim_step
 from jaxddim.schedules import Schedule
-from jaxddim.types import DenoiseFn, Gaussian, Trajectory
+from jaxddim.types import DenoiseFn, Gaussian, Prediction, Trajectory
 
 
 def integrate(
-    key: jax.Array,
+    key: jax.Array | None,
     denoise_fn: DenoiseFn,
     schedule: Schedule,
     timesteps: jax.Array,
@@ -41,28 +43,32 @@ def integrate(
     *,
     step: StepFn | Solver = ddim_step,
     keep: int = 0,
-) -> tuple[jax.Array, Trajectory | None]:
+    record: Callable[[jax.Array, Prediction, jax.Array], Any] | None = None,
+) -> tuple[jax.Array, Any]:
     """Follows the grid from ``timesteps[0]`` to ``timesteps[-1]``.
 
     Compiles once for each length of the grid; its times may change.
 
     Args:
-      key: a random key, or [b] keys, one per example.
+      key: a random key, or [b] keys, one per example; None where the steps draw nothing.
       denoise_fn: ``denoise_fn(x, t) -> Prediction``; t is a scalar.
       schedule: the noise schedule.
       timesteps: int32 [S+1], in the order of the steps.
       x: images at time ``timesteps[0]``, [b, *d].
       step: `ddim_step` or `ddpm_step` (bind options with functools.partial), any function of the
-        same signature, or a `Solver`, such as `corrector` returns.
+        same signature, or a `Solver`, such as `heun` returns.
       keep: how many evenly spaced snapshots to return: the first is x, the last is the result
         (keep = 1: only the result). Memory grows with keep, not with S.
+      record: ``record(x_t, prediction, t)``, called in every step; what it returns, a pytree of
+        arrays, is kept in place of snapshots.
     Returns:
-      The images at time ``timesteps[-1]``, [b, *d] float32, and a Trajectory of keep snapshots
-      (None when keep is 0).
+      The images at time ``timesteps[-1]``, [b, *d] float32, and a Trajectory of keep snapshots, or
+      the records of all steps, [S, ..] each, or None.
     Raises:
       ValueError: when the grid is not a vector of at least 2 whole numbers in 0..T, keep does not
-        lie in 0..S+1, step is neither a function nor a Solver, denoise_fn returns no Prediction of
-        the shape of x, key is neither a random key nor one for each example, or x holds integers.
+        lie in 0..S+1 or comes with record, step is neither a function nor a Solver, denoise_fn
+        returns no Prediction of the shape of x, key is neither a random key nor one for each
+        example, or None where noise is drawn, or x holds integers.
     Source: arXiv 2010.02502, section 4.2.
     Example:
       >>> import jaxddim
@@ -78,11 +84,16 @@ def integrate(
     S = timesteps.size - 1
     if not 0 <= keep <= S + 1:
         raise ValueError(f"keep must lie in 0..{S + 1} for {S} steps, got {keep}")
+    if record and (keep or not checks.takes(record, 3)):
+        raise ValueError(
+            "record must be a function (x_t, prediction, t) -> what to keep, with keep=0, got "
+            f"{checks.shown(record)} with keep={keep}"
+        )
     solver, denoise_fn = as_solver(step), checked(denoise_fn)
     (x,) = images(schedule.dtype, x=x)
     if not x.ndim:
         raise ValueError("x must be images [b, *d], got a single number")
-    keys = checks.example_keys(key, x.shape[0])
+    keys = None if key is None else checks.example_keys(key, x.shape[0])
     kept = np.round(np.linspace(S, 0, keep)).astype(int)[::-1]
     visits = solver.stays + 1  # steps at each time of the grid
     slots = np.full((S, visits), keep)  # slot of the state before each step; `keep` drops it
@@ -99,32 +110,21 @@ def integrate(
             snapshots = jax.tree.map(
                 lambda all_, one: all_.at[slot].set(one, mode="drop"), snapshots, pair
             )
-        number = t + (schedule.num_steps + 1) * visited[t]
-        x = draw(keys, gaussian, number).astype(x.dtype)
-        return (x, memory, visited.at[t].add(1), snapshots), None
+        recorded = record(x, prediction, t) if record else None
+        x = draw(keys, gaussian, t + (schedule.num_steps + 1) * visited[t]).astype(x.dtype)
+        return (x, memory, visited.at[t].add(1), snapshots), recorded
 
     t = jnp.repeat(timesteps[:-1], visits)
     s = jnp.append(t[1:], timesteps[-1])
     visited = jnp.zeros(schedule.num_steps + 1, jnp.int32)
     empty = jnp.zeros((keep, *x.shape), x.dtype)
     start = x, solver.init(x), visited, (empty, empty) if keep else None
-    (x, *_, snapshots), _ = lax.scan(body, start, (t, s, jnp.asarray(slots.ravel(), jnp.int32)))
+    inputs = t, s, jnp.asarray(slots.ravel(), jnp.int32)
+    (x, *_, snapshots), records = lax.scan(body, start, inputs)
     if not keep:
-        return x, None
+        return x, records
     xs, x0s = (snapshot.at[-1].set(x) for snapshot in snapshots)
     return x, Trajectory(xs, x0s, timesteps[kept])
-
-
-def draw(keys: jax.Array, gaussian: Gaussian, number: jax.Array) -> jax.Array:
-    """One draw per example, from ``fold_in(keys[i], number)``; the mean for a constant std of 0."""
-    mean, std = gaussian
-    if isinstance(std, (float, np.ndarray)) and np.all(std == 0):
-        return mean
-
-    def noise(key: jax.Array) -> jax.Array:
-        return jax.random.normal(jax.random.fold_in(key, number), mean.shape[1:], jnp.float32)
-
-    return mean + std * jax.vmap(noise)(keys)
 
 
 def sample(

@@ -45,6 +45,7 @@ def diffusion_loss(
     kind: Kind = "eps",
     norm: Norm = "l2",
     weighting: Weighting | None = None,
+    mask: ArrayLike | None = None,
 ) -> jax.Array:
     """The loss of each example.
 
@@ -58,12 +59,14 @@ def diffusion_loss(
       kind: what the network predicts: "eps", "x0", "v" or "score".
       norm: "l1" (the seed's), "l2" (the papers') or "huber" (quadratic below 1, linear above).
       weighting: None, or a function of log_snr; see `min_snr` and `p2`.
+      mask: what counts, as booleans: [b], such as False for examples that fill up a batch, or [b,
+        *d] or [b, 1, ..] for the pixels of each. What does not count may hold anything.
     Returns:
-      Float32 [b], the mean over the event dimensions. (With a summed loss, the same gradient
-      clipping would be a different optimizer.)
+      Float32 [b], the mean over the event dimensions, or over what counts of them; 0 where nothing
+      does. (With a summed loss, the same gradient clipping would be a different optimizer.)
     Raises:
-      ValueError: for an unknown kind or norm, a weighting that is no function of log_snr, shapes
-        that differ, or images that hold integers.
+      ValueError: for an unknown kind or norm, a weighting that is no function of log_snr, a mask
+        that is not boolean or of another shape, shapes that differ, or images that hold integers.
     Source: arXiv 2006.11239, eq. 14; arXiv 2010.02502, eq. 5.
     Example:
       >>> import jaxddim
@@ -79,7 +82,13 @@ def diffusion_loss(
         checks.output(output, np.shape(x0))
     output, x0, eps = images(schedule.dtype, output=output, x0=x0, eps=eps)
     difference = output - target(kind, schedule, x0, eps, t)
-    loss = jnp.mean(_NORMS[norm](difference), axis=tuple(range(1, x0.ndim)))
+    axes = tuple(range(1, x0.ndim))
+    if mask is None:
+        loss = jnp.mean(_NORMS[norm](difference), axis=axes)
+    else:
+        counts = _counts(mask, x0.shape)
+        distance = _NORMS[norm](jnp.where(counts, difference, 0.0))
+        loss = jnp.sum(distance, axes) / jnp.maximum(jnp.sum(counts, axes), 1)
     if weighting is None:
         return loss
     expected = "weighting must be None or a function of log_snr, as min_snr() returns"
@@ -93,6 +102,21 @@ def diffusion_loss(
             f"{checks.described(weight)}"
         )
     return (weight * loss).astype(loss.dtype)
+
+
+def _counts(mask: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
+    """The mask of every number; a ValueError unless it is boolean and of such a shape."""
+    given = np.shape(mask)
+    fits = given == shape[:1] or (
+        len(given) == len(shape) and all(a in (1, b) for a, b in zip(given, shape, strict=True))
+    )
+    if jnp.result_type(mask) != jnp.bool_ or not fits:
+        raise ValueError(
+            f"mask must be booleans of shape {shape[:1]}, or of one that broadcasts to {shape}, "
+            f"got {checks.described(mask)}"
+        )
+    mask = jnp.reshape(jnp.asarray(mask), given + (1,) * (len(shape) - len(given)))
+    return jnp.broadcast_to(mask, shape)
 
 
 def min_snr(gamma: float = 5.0, *, kind: Kind = "eps") -> Weighting:

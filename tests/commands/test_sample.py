@@ -140,6 +140,27 @@ def test_the_larger_variance_is_the_one_of_the_library(trained, draw):
     assert (images != draw(4, "--method", "ddpm")).mean() > 0.5
 
 
+METHODS = {
+    "heun": (jaxddim.heun(), 7),
+    "dpm++2m": (jaxddim.dpm_solver_pp_2m(), 4),
+    "dpm++2m-sde": (jaxddim.dpm_solver_pp_2m(eta=1.0), 4),
+    "plms": (jaxddim.plms(), 5),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_solvers_images_are_those_of_the_library_and_its_cost_is_told(trained, method, tmp_path):
+    step, cost = METHODS[method]
+    path = tmp_path / "a.npz"
+    flags = ["--workdir", trained, "--num", 4, *SHORT, "--method", method, "--out", path]
+    told = tiny.command("sample", *flags)
+    expected = f"4 images in {path}: {method}, 4 steps ({cost} evaluations), ema weights of step 20"
+    assert (told.code, told.out) == (0, expected)
+    with np.load(path) as file:
+        images = file["images"]
+    np.testing.assert_array_equal(images, to_uint8(expected_images(trained, 4, step=step)))
+
+
 def test_one_call_of_a_large_network_makes_fewer_images(trained):
     run = restore(str(trained))
     assert drawing.chunk_size(run) == 16
@@ -158,7 +179,9 @@ def test_larger_chunks_change_images_by_rounding_only(trained, sixty_four):
     assert np.abs(images.astype(int) - sixty_four[:6]).max() <= 1
 
 
-@pytest.mark.parametrize("flags", ["--eta 0.5", "--spacing quadratic", "--steps 5"])
+@pytest.mark.parametrize(
+    "flags", ["--eta 0.5", "--spacing quadratic", "--spacing karras", "--steps 5"]
+)
 def test_eta_spacing_and_the_number_of_steps_change_the_images(
     draw, sixty_four, quick_compiler, flags
 ):

@@ -162,6 +162,43 @@ def test_times_per_example_equal_one_call_an_example():
     chex.assert_trees_all_close(batched(x0, t, eps), every[0], atol=1e-6)
 
 
+# -- the forward process of DDIM ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 0.8, 1.0])
+@pytest.mark.parametrize(("s", "t"), [(1, 2), (1, 7), (3, 4), (2, 6), (5, 5)])
+def test_the_forward_process_and_the_posterior_have_one_joint_law(s, t, eta):
+    """(x_s, x_t) given x_0, from either end: each is affine in the other, with noise."""
+    ab = np.append(1, np.cumprod(1 - BETAS))
+    zero = jnp.zeros((1, 1))
+    (f0, fs), (p0, pt) = (
+        coefficients(lambda x0, x_s: jaxddim.q_forward(SHORT, x0, x_s, s, t, eta=eta).mean),
+        coefficients(lambda x0, x_t: jaxddim.q_posterior(SHORT, x0, x_t, t, s, eta=eta).mean),
+    )
+    up = float(jaxddim.q_forward(SHORT, zero, zero, s, t, eta=eta).std)
+    down = float(jaxddim.q_posterior(SHORT, zero, zero, t, s, eta=eta).std)
+    (a_s, v_s), (a_t, v_t) = ((np.sqrt(ab[i]), 1 - ab[i]) for i in (s, t))
+    np.testing.assert_allclose([f0 + fs * a_s, p0 + pt * a_t], [a_t, a_s], atol=1e-6)  # means
+    np.testing.assert_allclose([fs**2 * v_s + up**2, pt**2 * v_t + down**2], [v_t, v_s], rtol=2e-6)
+    np.testing.assert_allclose(fs * v_s, pt * v_t, rtol=2e-6)  # covariance
+
+
+@pytest.mark.parametrize("t", [1, 2, 5, 7])
+def test_with_eta_1_the_forward_process_is_the_markov_chain(t):
+    x0, x_prev, eps = jax.random.normal(jax.random.key(0), (3, 4, 3))
+    x_prev = x0 if t == 1 else x_prev
+    mean, std = jaxddim.q_forward(SHORT, x0, x_prev, t - 1, t, eta=1.0)
+    expected = jaxddim.q_step(SHORT, x_prev, t, eps)
+    chex.assert_trees_all_close(mean + std * eps, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_from_clean_images_the_forward_process_is_the_marginal(eta):
+    x0, eps = jax.random.normal(jax.random.key(0), (2, 4, 3))
+    mean, std = jaxddim.q_forward(SHORT, x0, x0, 0, 5, eta=eta)
+    chex.assert_trees_all_close(mean + std * eps, jaxddim.q_sample(SHORT, x0, 5, eps), atol=1e-6)
+
+
 def test_gradients_at_the_clean_end_are_finite():
     def total(x):
         mean, std = jaxddim.q_posterior(SHORT, x, 2 * x, jnp.array([7, 1]), jnp.array([3, 0]))

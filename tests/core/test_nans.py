@@ -47,6 +47,10 @@ ONE_STEP = (
         "q_sample": lambda schedule, x, t, s: jaxddim.q_sample(schedule, x, t, Y),
         "q_sample at s": lambda schedule, x, t, s: jaxddim.q_sample(schedule, x, s, Y),
         "q_step": lambda schedule, x, t, s: jaxddim.q_step(schedule, x, t, Y),
+        "q_forward": lambda schedule, x, t, s: jaxddim.q_forward(schedule, Y, x, s, t, eta=0.5),
+        "loss with a mask": lambda schedule, x, t, s: jaxddim.diffusion_loss(
+            schedule, 0.1 * x, Y, t, x, kind="v", mask=np.array([True, False, True])
+        ),
         "clip": lambda schedule, x, t, s: jaxddim.clip(schedule, x, from_v(schedule, x, s), s),
         "threshold": lambda schedule, x, t, s: jaxddim.threshold(
             schedule, x, from_v(schedule, x, t), t
@@ -98,6 +102,12 @@ ONE_STEP = (
 )
 
 
+def solved(step, fn, schedule, x):
+    """x_0 by a solver, on a grid by noise level."""
+    grid = jaxddim.timesteps(20, 4, spacing="log_snr", schedule=schedule)
+    return jaxddim.integrate(KEY, fn, schedule, grid, x, step=step)
+
+
 def total(tree):
     return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(tree))
 
@@ -131,10 +141,21 @@ def test_no_operation_on_noise_or_score_makes_a_nan(kind, times):
     [
         lambda fn, schedule, x: jaxddim.integrate(KEY, fn, schedule, GRID, x, keep=2),
         lambda fn, schedule, x: jaxddim.encode(fn, schedule, GRID, x, refine=1),
+        lambda fn, schedule, x: solved(jaxddim.heun(churn=0.2), fn, schedule, x),
+        lambda fn, schedule, x: solved(jaxddim.dpm_solver_pp_2m(eta=1.0), fn, schedule, x),
+        lambda fn, schedule, x: solved(jaxddim.plms(), fn, schedule, x),
         lambda fn, schedule, x: likelihood.variational_bound(KEY, fn, schedule, GRID, x),
         lambda fn, schedule, x: likelihood.ode_log_likelihood(KEY, fn, schedule, GRID, x),
     ],
-    ids=["integrate", "encode", "variational_bound", "ode_log_likelihood"],
+    ids=[
+        "integrate",
+        "encode",
+        "heun",
+        "dpm_solver_pp_2m",
+        "plms",
+        "variational_bound",
+        "ode_log_likelihood",
+    ],
 )
 def test_no_loop_makes_a_nan(run, schedule):
     schedule = SCHEDULES[schedule]

@@ -19,6 +19,10 @@ X, Y = np.random.default_rng(0).uniform(-1, 1, (2, 3, 4)).astype(np.float32)
 PAIR = jaxddim.Prediction(X, Y)
 TOKENS, LOGITS, HOT = np.ones((3, 4), np.int32), np.ones((3, 4, 5), np.float32), np.eye(3)
 FN = jaxddim.as_denoiser(SCHEDULE, lambda x, index: 0.1 * x)
+FN_1, FN_2 = (
+    jaxddim.as_denoiser(SCHEDULE, network, clip_x0=False)
+    for network in (lambda x, index: jnp.sin(x), lambda x, index: 0.3 * x)
+)
 
 
 def sampled(step):
@@ -62,6 +66,39 @@ TAKES = {  # a function of the hyper-parameter, a good value, and bad ones
         lambda snr: jaxddim.langevin_step(SCHEDULE, X, PAIR, 9, snr=snr),
         0.25,
         (0.0, 1.0, np.nan),
+    ),
+    "q_forward eta": (
+        lambda eta: jaxddim.q_forward(SCHEDULE, X, Y, 5, 9, eta=eta),
+        0.5,
+        (-0.1, 1.1, np.nan),
+    ),
+    "sample dpm_solver_pp_2m eta": (
+        lambda eta: sampled(jaxddim.dpm_solver_pp_2m(eta=eta)),
+        0.5,
+        (),
+    ),
+    "sample heun churn": (lambda churn: sampled(jaxddim.heun(churn=churn)), 0.25, ()),
+    "sample heun noise_scale": (
+        lambda scale: sampled(jaxddim.heun(churn=0.2, noise_scale=scale)),
+        0.5,
+        (),
+    ),
+    "guide scale": (
+        lambda scale: jaxddim.guide(FN_1, FN_2, scale=scale)(X, 9),
+        2.5,
+        (np.nan, np.inf),
+    ),
+    "guide rescale": (
+        lambda phi: jaxddim.guide(FN_1, FN_2, scale=3.0, rescale=phi)(X, 9),
+        0.5,
+        (-0.1, 1.1, np.nan),
+    ),
+    "classifier_guide scale": (
+        lambda scale: jaxddim.classifier_guide(
+            FN_1, SCHEDULE, lambda x, t: jnp.sum(x**2, 1), scale=scale
+        )(X, 9),
+        2.5,
+        (np.nan,),
     ),
     "corrector snr": (
         lambda snr: sampled(jaxddim.corrector(jaxddim.ddim_step, 1, snr)),

@@ -198,6 +198,87 @@ def test_awkward_numbers_of_steps_are_exact():
     assert jaxddim.timesteps(1000, 1000).tolist() == list(range(1000, -1, -1))
 
 
+EVEN = jaxddim.from_log_snr(np.linspace(10, -10, 1000))
+BY_LEVEL = {
+    "linear": jaxddim.linear(1000),
+    "cosine": jaxddim.cosine(1000),
+    "zero": jaxddim.zero_terminal_snr(jaxddim.linear(1000)),
+    "even": EVEN,
+}
+
+
+@given(S=st.integers(1, 1000), fraction=st.sampled_from([1.0, 0.9]))
+@pytest.mark.parametrize("name", BY_LEVEL)
+@pytest.mark.parametrize("spacing", ["log_snr", "karras"])
+def test_every_grid_by_noise_level_has_exactly_S_falling_steps_to_0(spacing, name, S, fraction):
+    S, options = min(S, int(fraction * 1000)), {"schedule": BY_LEVEL[name], "fraction": fraction}
+    grid = np.asarray(jaxddim.timesteps(1000, S, spacing=spacing, **options))
+    assert grid.shape == (S + 1,) and np.all(np.diff(grid) < 0)
+    assert (grid[0], grid[-1]) == (round(fraction * 1000), 0)
+    assert S == 1 or S == 2 or grid[-2] == 1
+
+
+@pytest.mark.parametrize(("spacing", "power"), [("log_snr", None), ("karras", 7)])
+@pytest.mark.parametrize("name", ["linear", "even"])
+def test_the_levels_are_evenly_spaced_in_their_measure(name, spacing, power):
+    schedule = BY_LEVEL[name]
+    grid = np.asarray(jaxddim.timesteps(1000, 9, spacing=spacing, schedule=schedule))
+    log_sigma = -float64(schedule) / 2
+    measure = log_sigma if power is None else np.exp(log_sigma / power)
+    here = measure[grid[:-1]]
+    wanted = np.linspace(here[0], here[-1], 9)
+    off = np.abs(here - wanted)
+    between = np.maximum(np.abs(np.diff(measure[1:], append=np.inf)), 0)[grid[:-1] - 2]
+    assert np.all(off <= between / 2 + 1e-6), (off, between)
+
+
+def test_levels_that_coincide_are_moved_to_free_times():
+    grid = jaxddim.timesteps(1000, 60, spacing="log_snr", schedule=BY_LEVEL["linear"])
+    assert grid[-9:].tolist() == [8, 7, 6, 5, 4, 3, 2, 1, 0]
+    grid = jaxddim.timesteps(1000, 3, spacing="karras", schedule=BY_LEVEL["zero"])
+    assert grid[0] == 1000 and grid[-2:].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (None, 'spacing="karras" needs the noise schedule of 1000 steps'),
+        (jaxddim.cosine(10), "got one of 10 steps"),
+        (1000, "schedule must be a Schedule"),
+    ],
+)
+def test_a_grid_by_level_needs_its_schedule(schedule, message):
+    with pytest.raises(ValueError, match=message):
+        jaxddim.timesteps(1000, 10, spacing="karras", schedule=schedule)
+    with pytest.raises(ValueError, match="a traced one"):
+        jax.jit(lambda s: jaxddim.timesteps(1000, 10, spacing="log_snr", schedule=s))(EVEN)
+
+
+# -- from log_snr ------------------------------------------------------------------------
+
+
+def test_a_schedule_from_its_own_table():
+    for schedule in (jaxddim.cosine(50), jaxddim.zero_terminal_snr(jaxddim.cosine(50))):
+        table = float64(schedule)
+        for given_ in (table, table[1:], table.tolist()):
+            chex.assert_trees_all_equal(jaxddim.from_log_snr(given_), schedule)
+
+
+def test_a_table_that_keeps_much_of_the_image_is_warned_of_at_the_callers_line():
+    with pytest.warns(UserWarning, match="alpha_bar_T = 0.5") as found:
+        jaxddim.from_log_snr([2.0, 0.0])
+    assert found[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "table",
+    [[], [np.inf], 3.0, [[1.0, 0.0]], [1.0, 1.0], [1.0, 2.0], [3.0, np.nan], [1.0, np.inf]],
+)
+def test_no_table_is_an_error(table):
+    with pytest.raises(ValueError, match="log_snr must be"):
+        jaxddim.from_log_snr(table)
+
+
 @pytest.mark.parametrize(
     "num_train, num_sample, options",
     [

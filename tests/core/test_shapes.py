@@ -21,6 +21,7 @@ TWO_ARRAYS = {
     "q_sample": lambda y: jaxddim.q_sample(SCHEDULE, X, 5, y),
     "q_step": lambda y: jaxddim.q_step(SCHEDULE, X, 5, y),
     "q_posterior": lambda y: jaxddim.q_posterior(SCHEDULE, X, y, 5, 3),
+    "q_forward": lambda y: jaxddim.q_forward(SCHEDULE, X, y, 3, 5, eta=0.5),
     "target eps": lambda y: jaxddim.target("eps", SCHEDULE, X, y, 5),
     "target v": lambda y: jaxddim.target("v", SCHEDULE, X, y, 5),
     "from_eps": lambda y: jaxddim.from_eps(SCHEDULE, X, y, 5),
@@ -53,6 +54,7 @@ TIMES = {
     "q_sample": lambda t: jaxddim.q_sample(SCHEDULE, X, t, X),
     "q_step": lambda t: jaxddim.q_step(SCHEDULE, X, t, X),
     "q_posterior": lambda t: jaxddim.q_posterior(SCHEDULE, X, X, t, 0),
+    "q_forward": lambda t: jaxddim.q_forward(SCHEDULE, X, X, 0, t, eta=0.5),
     "target": lambda t: jaxddim.target("v", SCHEDULE, X, X, t),
     "from_eps": lambda t: jaxddim.from_eps(SCHEDULE, X, X, t),
     "from_x0": lambda t: jaxddim.from_x0(SCHEDULE, X, X, t),
@@ -88,6 +90,8 @@ def test_eta_is_a_single_number(eta):
     for call in (
         lambda: jaxddim.ddim_step(SCHEDULE, X, PAIR, 5, 3, eta=eta),
         lambda: jaxddim.q_posterior(SCHEDULE, X, X, 5, 3, eta=eta),
+        lambda: jaxddim.q_forward(SCHEDULE, X, X, 3, 5, eta=eta),
+        lambda: jaxddim.dpm_solver_pp_2m(eta=eta),
         lambda: discrete.q_posterior(SCHEDULE, CHANCES, CHANCES, 5, 3, eta=eta),
     ):
         with pytest.raises(ValueError, match="eta must be a single number"):

@@ -162,3 +162,43 @@ def test_impossible_requests_are_errors():
     for make in (jaxddim.min_snr, jaxddim.p2):
         with pytest.raises(ValueError, match="kind"):
             make(kind="noise")
+
+
+# -- a mask ------------------------------------------------------------------------------
+
+X0, EPS = np.random.default_rng(0).normal(size=(2, 3, 4, 4, 2)).astype(np.float32)
+OUTPUT = np.random.default_rng(1).normal(size=X0.shape).astype(np.float32)
+
+
+def masked(mask, output=OUTPUT, norm="l2"):
+    return jaxddim.diffusion_loss(SCHEDULE, output, X0, [5, 9, 1], EPS, norm=norm, mask=mask)
+
+
+def test_a_mask_of_examples_leaves_out_those_that_fill_up_the_batch():
+    rest = np.where(np.array([True, False, True])[:, None, None, None], OUTPUT, np.nan)
+    loss = masked(np.array([True, False, True]), rest)
+    expected = masked(None)
+    np.testing.assert_allclose(loss, [expected[0], 0, expected[2]], rtol=1e-6)
+    grad = jax.grad(lambda output: jnp.sum(masked(np.array([True, False, True]), output)))(rest)
+    assert np.all(np.isfinite(grad)) and np.all(grad[1] == 0)
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "huber"])
+def test_a_mask_of_pixels_is_the_mean_over_what_counts(norm):
+    mask = np.random.default_rng(2).random((3, 4, 4, 1)) < 0.4
+    loss = masked(mask, norm=norm)
+    for i in range(3):
+        rows = np.nonzero(mask[i, ..., 0])
+        one = jaxddim.diffusion_loss(
+            SCHEDULE, OUTPUT[i][rows][None], X0[i][rows][None], 5, EPS[i][rows][None], norm=norm
+        )
+        np.testing.assert_allclose(loss[i], one[0], rtol=1e-6)
+    assert masked(np.zeros((3, 1, 1, 1), bool)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "mask", [np.ones(3), np.ones(4, bool), np.ones((3, 4), bool), np.ones((3, 4, 4, 3), bool), True]
+)
+def test_other_masks_are_errors(mask):
+    with pytest.raises(ValueError, match="mask must be booleans of shape"):
+        masked(mask)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import jaxddim
-from jaxddim import conditioning
-from jaxddim.sampling import latents
+from jaxddim.sampling import conditioning, latents
 
 C, ERROR, TIMES = 0.5, 0.01, 1000
 SCHEDULES = {
