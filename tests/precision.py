@@ -46,6 +46,11 @@ DENOISE = jaxddim.as_denoiser(SCHEDULE, network, kind="v", clip_x0=False)
 OTHER = jaxddim.as_denoiser(SCHEDULE, lambda x, index: 0.3 * x, kind="v", clip_x0=False)
 
 
+LEARNED = jaxddim.as_denoiser(
+    SCHEDULE, lambda x, index: jnp.concatenate([x, jnp.sin(x)], -1), kind="v", learned_variance=True
+)
+
+
 def integrated(**options: Any) -> Any:
     return jaxddim.integrate(KEY, DENOISE, SCHEDULE, jnp.asarray(np.asarray(GRID)), x(), **options)
 
@@ -125,6 +130,7 @@ CASES: dict[str, Callable[[], Any]] = {
         null=3,
         scale=np.float64(2.5),
         interval=(2, 12),
+        kind="v",
     )(x(), jnp.asarray(T)),
     "classifier_guide": lambda: jaxddim.classifier_guide(
         DENOISE, SCHEDULE, lambda x, t: -jnp.sum(x**2, (1, 2, 3)), scale=np.float64(2.5)
@@ -142,6 +148,14 @@ CASES: dict[str, Callable[[], Any]] = {
     "langevin_step": lambda: jaxddim.langevin_step(SCHEDULE, x(), pair(), T, snr=np.float64(0.1)),
     "integrate": lambda: integrated(keep=3),
     "integrate with noise": lambda: integrated(step=functools.partial(jaxddim.ddim_step, eta=0.5)),
+    "learned_step": lambda: jaxddim.learned_step(SCHEDULE, x(), LEARNED(x(), jnp.asarray(T)), T, S),
+    "hybrid_loss": lambda: jaxddim.hybrid_loss(
+        SCHEDULE, jnp.concatenate([x(0), x(1)], -1), x(2), T, x(3), kind="v", vlb=np.float64(0.1)
+    ),
+    "inpaint": lambda: jaxddim.inpaint(
+        KEY, DENOISE, SCHEDULE, GRID, x(), np.arange(4)[:, None, None] < 2, jump=1, repeats=2
+    ),
+    "sdedit": lambda: jaxddim.sdedit(KEY, DENOISE, SCHEDULE, GRID, x()),
     "corrector": lambda: integrated(step=jaxddim.corrector(jaxddim.ddpm_step, 1, 0.2)),
     "integrate by heun": lambda: integrated(step=jaxddim.heun(), keep=3),
     "integrate by heun with noise": lambda: integrated(step=jaxddim.heun(churn=np.float64(0.3))),

@@ -18,6 +18,7 @@ from jaxddim.models.dit import DiT
 from jaxddim.models.simple_unet import SimpleUNet
 from jaxddim.models.unet import UNet
 from jaxddim.predictions import check_kind
+from jaxddim.runs import flat
 from jaxddim.runs.config import MOST_STEPS, Config, DiffusionConfig, ModelConfig, OptimConfig
 from jaxddim.runs.errors import RunError, run_errors
 from jaxddim.schedules import Schedule
@@ -71,8 +72,10 @@ def build(config: Config, axis_name: str | None = None) -> Setup:
       config: configuration of the run.
       axis_name: the axis over devices that BatchNorm averages over, under `jax.pmap`.
     Raises:
-      RunError: for an impossible schedule, or one that does not suit the kind of network.
+      RunError: for a field out of range, an impossible schedule, or one that does not suit the kind
+        of network.
     """
+    flat.check(config)
     schedule = build_schedule(config.diffusion)
     return Setup(
         config,

@@ -73,6 +73,15 @@ def from_flat(flat: dict[str, Any]) -> Config:
     return config
 
 
+def check(config: Config) -> None:
+    """Raises a RunError, with its flag, for a field that could not be read back from a record."""
+    try:
+        from_flat(flatten(config))
+    except RunError as error:
+        name, _, trouble = str(error).partition(" ")
+        raise RunError(f"--{name.replace('_', '-')} {trouble}") from None
+
+
 def _typed(name: str, value: Any, hint: Any) -> Any:
     """The value of a field as its type; a RunError if it is of another type or out of range."""
     choices = get_args(hint)

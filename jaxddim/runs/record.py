@@ -137,10 +137,8 @@ def write(workdir: str, record: dict[str, Any]) -> None:
     """Creates a run's folder with config.json: the record, versions and backend.
 
     Raises:
-      RunError: when the folder cannot be created or written to, or a field is out of range.
+      RunError: when the folder cannot be created or written to.
     """
-    if record.get("command", "train") == "train":
-        from_flat(record["config"])  # as it will be read
     record = record | {"versions": versions(), "backend": jax.default_backend()}
     text = json.dumps(finite(record), indent=2, allow_nan=False) + "\n"
     replace(workdir, "config.json", text.encode())

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxddim.files.reading import short
 from jaxddim.runs.build import build_model
 from jaxddim.runs.config import Config, DiffusionConfig, ImageSize, ModelConfig
 from jaxddim.weights import names, reader, schedulers
@@ -96,7 +97,6 @@ def read(
         tensors = _weights(unet)
         old = any(name.endswith(".query.weight") for name in tensors)
         form = names.diffusers(len(model.multipliers), old=old)
-        check_ranges(model, size)
         wanted = abstract(build_model(model), size, fields["in_channels"])
 
         def variables(tensors: dict[str, np.ndarray], where: Path) -> Any:
@@ -137,9 +137,8 @@ def _fields(path: Path) -> dict[str, Any]:
 
 
 def _unlike(path: Path | str, name: str, value: Any, known: str) -> str:
-    shown = json.dumps(value)
-    shown = shown if len(shown) <= 100 else f"{shown[:97]}..."
-    return f"{path}: the network has {name} = {shown}, and a UNet here has {known}"
+    shown = f"{short(name)} = {short(json.dumps(value))}"
+    return f"{path}: the network has {shown}, and a UNet here has {known}"
 
 
 def _model(
@@ -154,6 +153,11 @@ def _model(
         expect(type(value) is int and value >= least, name, "a whole number there")
         return value
 
+    def share(name: str) -> float:
+        value = fields[name]
+        expect(type(value) in (int, float) and 0 <= value <= 1, name, "a number in [0, 1] there")
+        return float(value)
+
     widths = fields["block_out_channels"]
     listed = isinstance(widths, list) and widths and all(type(w) is int and w > 0 for w in widths)
     expect(bool(listed), "block_out_channels", "numbers of channels there")
@@ -163,7 +167,7 @@ def _model(
         kind = "DownBlock2D" if name.startswith("down") else "UpBlock2D"
         known = {kind: False, f"Attn{kind}": True}
         blocks = fields[name]
-        fine = isinstance(blocks, list) and all(block in known for block in blocks)
+        fine = isinstance(blocks, list) and all(block in list(known) for block in blocks)
         expect(fine and len(blocks) == len(widths), name, f"{kind} or Attn{kind} at each size")
         attends[kind] = [known[block] for block in blocks]
     same = attends["DownBlock2D"] == attends["UpBlock2D"][::-1]
@@ -184,14 +188,15 @@ def _model(
         multipliers=tuple(width // widths[0] for width in widths),
         num_blocks=whole("layers_per_block"),
         attention=levels_with_attention(size, levels),
-        dropout=float(fields["dropout"]),
+        dropout=share("dropout"),
         groups=groups,
-        epsilon=float(fields["norm_eps"]),
+        epsilon=share("norm_eps"),
         head_dim=None if head is None else whole("attention_head_dim"),
         freq_shift=fields["freq_shift"],
         downsample_padding=fields["downsample_padding"],
         num_classes=None if classes is None else whole("num_class_embeds", 2) - 1,
     )
+    check_ranges(model, size, where)
     return model, size
 
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxddim.runs import flat
 from jaxddim.runs.config import Config, DataConfig, DiffusionConfig, ImageSize, ModelConfig
-from jaxddim.runs.flat import flatten, from_flat
 from jaxddim.weights.names import Format, given, taken
 
 
@@ -68,9 +68,12 @@ def laid_out(where: str, form: str) -> Iterator[None]:
         ) from error
 
 
-def check_ranges(model: ModelConfig, size: ImageSize) -> None:
+def check_ranges(model: ModelConfig, size: ImageSize, where: str) -> None:
     """Raises a ValueError for a network that no run may have, before it is built."""
-    from_flat(flatten(Config(model=model, data=DataConfig(image_size=size))))
+    try:
+        flat.from_flat(flat.flatten(Config(model=model, data=DataConfig(image_size=size))))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def abstract(network: Any, size: ImageSize, channels: int) -> Any:

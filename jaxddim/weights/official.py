@@ -66,7 +66,7 @@ def read(
         size = image_size(size, where)
         model = _architecture(tensors, size, dropout, where)
         channels = tensors["conv_in.weight"].shape[1]
-        check_ranges(model, size)
+        check_ranges(model, size, where)
         wanted = abstract(build_model(model), size, channels)
         variables = taken(OFFICIAL, tensors, wanted, where)
         averaged, state, rate, step = variables, None, None, 0

@@ -88,8 +88,11 @@ def read(folder: Path, given: DiffusionConfig | None) -> tuple[DiffusionConfig, 
         kind=KINDS[kind],
     )
     if schedule != "squaredcos_cap_v2":
-        first, last = told.get("beta_start", 1e-4), told.get("beta_end", 0.02)
-        found = replace(found, beta_start=float(first), beta_end=float(last))
+        betas = told.get("beta_start", 1e-4), told.get("beta_end", 0.02)
+        for beta in betas:
+            if type(beta) not in (int, float) or not 0 <= beta <= 1:
+                raise ValueError(f"{path}: a beta is {shown(beta)}, expected a number in [0, 1]")
+        found = replace(found, beta_start=float(betas[0]), beta_end=float(betas[1]))
     notes = []
     if variance == "fixed_large":
         notes.append("DDPM sampled it with the large variance: --method ddpm --variance large")

@@ -71,7 +71,7 @@ def read(
             multipliers=tuple(width // channels[0] for width in channels),
         )
         size = size or 64
-        check_ranges(model, size)
+        check_ranges(model, size, where)
         wanted = abstract(build_model(model), size, first.shape[1])
         variables = taken(SEED, tensors, wanted, where)
         state, rate, step = None, None, 0

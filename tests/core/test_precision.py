@@ -20,7 +20,15 @@ from tests.tiny import REPOSITORY
 
 LOOPS = ("integrate", "encode", "decode", "interpolate", "variational_bound")
 LOOPS += ("ode_log_likelihood", "ode_bits_per_dim")
-MORE_LOOPS = ("corrector", "sample", "discrete.sample", "train_step", "swiss roll, a step")
+MORE_LOOPS = (
+    "corrector",
+    "inpaint",
+    "sdedit",
+    "sample",
+    "discrete.sample",
+    "train_step",
+    "swiss roll, a step",
+)
 LONG = [name for name in CASES if name.startswith(LOOPS + MORE_LOOPS)]
 """Compiled for longer than all others together."""
 

@@ -11,10 +11,11 @@ from experiments import data
 from experiments.data import decoding
 from experiments.data.sources import cifar10, containers, folder, layouts, stanford_cars
 from experiments.evaluation import files
-from experiments.terminal.errors import UserError
+from experiments.terminal.errors import UserError, user_mistakes
 from jaxddim.runs import moments, record
 from jaxddim.runs.build import abstract_state, build
 from jaxddim.runs.config import DataConfig
+from jaxddim.weights import diffusers, reader, schedulers
 
 SHAPE = 8, 8, 3
 _ = pyarrow.parquet, PIL.Image.init()
@@ -94,3 +95,24 @@ def samples(path):
     found = files.pictures_at("--samples", path, SHAPE, [])
     assert found.dtype == np.uint8
     return found.shape
+
+
+def weights(path):
+    """The tensors of a file."""
+    return library(lambda: sorted(reader.load(path)))
+
+
+def foreign(path):
+    """The network of a folder of diffusers'."""
+    return library(lambda: diffusers.read(Path(path)).image_size)
+
+
+def library(call):
+    """What commands make of a mistake that the library finds."""
+    with user_mistakes("--from"):
+        return call()
+
+
+def schedule(path):
+    """The schedule of such a folder."""
+    return library(lambda: schedulers.read(Path(path), None)[0].num_steps)
