@@ -61,6 +61,7 @@ def run(
             if interrupted:
                 raise
             code = _fail(str(error))
+            processes.last_words("")
             processes.leave(code)
         except Exception:
             if processes.joined():

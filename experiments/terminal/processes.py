@@ -125,7 +125,6 @@ def leave(code: int) -> None:
     """Ends a process that has failed, after its message; returns where there are no others."""
     if not joined():
         return
-    last_words("")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -49,9 +49,14 @@ def _cpu_kernel(x: jax.Array, y: jax.Array, *, layer: forms.Layer) -> jax.Array:
 
 
 def _spread(
-    form: Callable[..., jax.Array], a: jax.Array, b: jax.Array, *, layer: forms.Layer
+    form: Callable[..., jax.Array],
+    a: jax.Array,
+    b: jax.Array,
+    *,
+    layer: forms.Layer,
+    devices: int,
 ) -> jax.Array:
-    return form(a, b, layer=layer._replace(spread=True))
+    return form(a, b, layer=layer._replace(devices=devices))
 
 
 def _family(name: str, plain: Callable[..., jax.Array], cpu: Callable[..., jax.Array]) -> Primitive:

@@ -31,8 +31,8 @@ def by_platform(
       name: of the operation in a jaxpr.
       plain: a function of arrays and hashable keyword arguments.
       cpu: another function with the same results.
-      several: what takes its place where a compiled function's arrays are spread over several
-        devices, for forms that then would move data between them.
+      several: what takes its place in a function that is compiled for several devices; it gets
+        their number as ``devices=``.
     """
     primitive = Primitive(name)
 
@@ -55,7 +55,9 @@ def by_platform(
 
     def lowered(ctx: Any, *args: Any, **params: Any) -> Any:
         devices = getattr(ctx.module_context.axis_context, "num_devices", 1)
-        form = several if several is not None and devices > 1 else cpu
+        form = cpu
+        if several is not None and devices > 1:
+            form = functools.partial(several, devices=devices)
         return mlir.lower_fun(form, multiple_results=False)(ctx, *args, **params)
 
     mlir.register_lowering(primitive, lowered, platform="cpu")
