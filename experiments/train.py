@@ -15,7 +15,7 @@ from rich.console import Console
 
 import jaxddim
 from experiments import data
-from experiments.terminal import cli, progress
+from experiments.terminal import cli, processes, progress
 from experiments.terminal.errors import UserError, user_mistakes
 from experiments.terminal.files import absolute
 from experiments.terminal.progress import stage
@@ -28,16 +28,17 @@ from jaxddim.runs.build import abstract_state, around, build
 from jaxddim.runs.config import Config
 from jaxddim.runs.flat import flatten
 from jaxddim.runs.presets import PRESETS
-from jaxddim.training import AXIS
+from jaxddim.training import meshes
 
 
 def train(config: Config) -> int:
     """Trains a run, or resumes it. Returns the exit code: 0, or 128 + n after signal n."""
     console = progress.console()
+    console.quiet = not processes.is_first()
     with stage("starting", wait=True):
         check(config)
-        devices = jax.local_device_count()
-        setup = build(config, AXIS if devices > 1 else None)
+        mesh = meshes.make_mesh()
+        setup = build(config)
         abstract = abstract_state(setup)
     train_set, held_out, config, start = open_run(config, abstract, console)
     setup = around(setup._replace(config=config), moments.read(config.workdir, config))
@@ -50,7 +51,8 @@ def train(config: Config) -> int:
         f"{count(num_images, 'image')} of {train_set.source} at "
         f"{height}x{width}{' in grey' if channels == 1 else ''}; {count(total, 'step')} of "
         f"{count(batch_size, 'image')} ({total * batch_size / num_images:.1f} epochs) "
-        f"on {devices} {jax.default_backend()} device(s)"
+        f"on {mesh.size} {jax.default_backend()} device(s)"
+        + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else "")
     )
     if batch_size > num_images:
         console.print(
@@ -59,7 +61,8 @@ def train(config: Config) -> int:
             style="yellow",
         )
     store = checkpoints.manager(config.workdir, config.train.keep)
-    state = loop.first_state(setup, abstract, store, console, start)
+    state = loop.first_state(setup, abstract, mesh, store, console, start)
+    processes.check_equal("checkpoint", {"step": int(state.step)})
     if int(state.step) >= total:
         console.print(
             f"nothing to do: {int(state.step)} of {total} steps are done; raise --train.steps"
@@ -67,12 +70,15 @@ def train(config: Config) -> int:
         return 0
     batches = data.batches(
         train_set.images,
-        batch_size=batch_size,
+        batch_size=batch_size // jax.process_count(),
         seed=config.seed,
         first_step=int(state.step),
         flip=config.data.flip,
+        shard=(jax.process_index(), jax.process_count()),
     )
-    return loop.train(setup, state, batches, total, num_images, held_out.images, store, console)
+    return loop.train(
+        setup, mesh, state, batches, total, num_images, held_out.images, store, console
+    )
 
 
 def open_run(
@@ -80,7 +86,8 @@ def open_run(
 ) -> tuple[data.Dataset, data.Dataset, Config, Start | None]:
     """Training images, held-out images, the configuration with their source, and where to start.
 
-    Records a new run; a resumed run must match its record.
+    Records a new run; a resumed run must match its record. Of several processes the first writes,
+    once all of them have read and have the same command and images.
 
     Raises:
       UserError: when there are no images.
@@ -123,6 +130,7 @@ def open_run(
         f"{len(held_out.images):,} held out",
         sep=", ",
     )
+    agree(config, found, dataset.fingerprint)
     if found and not record.is_without_images(found):
         record.check_images(config.workdir, dataset.fingerprint, images, found)
         return train_set, held_out, config, starts.recorded(config, found)
@@ -133,18 +141,32 @@ def open_run(
         "fingerprint": dataset.fingerprint,
         "notes": list(dataset.notes),
     }
-    if dataset.names:
-        record.write_names(config.workdir, dataset.names)
-    if config.diffusion.precondition != "none":
-        found_moments = jaxddim.moments(train_set.images, flip=config.data.flip)
-        moments.write(config.workdir, found_moments)
     origin = {"init": start._asdict()} if start else {}
     if found:
         origin["imported"] = found["imported"] | {
             "images": "those that it was first trained on here"
         }
-    record.write(config.workdir, {"config": flatten(config), "data": about} | origin)
+    if processes.is_first():
+        if dataset.names:
+            record.write_names(config.workdir, dataset.names)
+        if config.diffusion.precondition != "none":
+            found_moments = jaxddim.moments(train_set.images, flip=config.data.flip)
+            moments.write(config.workdir, found_moments)
+        record.write(config.workdir, {"config": flatten(config), "data": about} | origin)
+    processes.gather("recorded")
     return train_set, held_out, config, start
+
+
+def agree(config: Config, found: dict[str, Any] | None, fingerprint: str) -> None:
+    """Checks that all processes have the same command, images and folder.
+
+    Raises:
+      UserError: in every process, when one has not.
+    """
+    places = {"workdir", "data.path", "data.data_dir", "data.cache_dir", "train.init_from"}
+    flags = {name: value for name, value in flatten(config).items() if name not in places}
+    processes.check_equal("command", flags | {"new run": not found, "images": fingerprint})
+    processes.check_shared(config.workdir)
 
 
 def recorded(workdir: str) -> Config | None:
@@ -181,11 +203,11 @@ def check(config: Config) -> None:
         raise UserError(f"--data.image-size must be at least 1, got {min(config.data.shape)}")
     training, optim = config.train, config.optim
     for name, value in dataclasses.asdict(training).items():
-        if isinstance(value, int) and value < 1:
+        if type(value) is int and value < 1:
             raise UserError(f"--train.{name.replace('_', '-')} must be at least 1, got {value}")
     if training.steps is None and training.epochs is None:
         raise UserError("how long to train? give --train.steps or --train.epochs")
-    devices = jax.local_device_count()
+    devices = jax.device_count()
     if training.batch_size % (devices * training.accumulate):
         raise UserError(
             f"--train.batch-size {training.batch_size} must be divisible by {devices} device(s) x "

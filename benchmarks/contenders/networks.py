@@ -75,8 +75,8 @@ def plain_layers():
     def conv_transpose(features, name=None, **options):
         return nn.ConvTranspose(features, (4, 4), (2, 2), name=name, **options)
 
-    def group_norm(groups, dtype, name):
-        return nn.GroupNorm(num_groups=groups, epsilon=1e-6, dtype=dtype, name=name)
+    def group_norm(groups, dtype, name, epsilon=1e-6):
+        return nn.GroupNorm(num_groups=groups, epsilon=epsilon, dtype=dtype, name=name)
 
     def batch_norm(axis_name, dtype, name):
         module = nn.BatchNorm(momentum=0.9, axis_name=axis_name, dtype=dtype, name=name)

@@ -26,11 +26,11 @@ def batches(
 
     Args:
       images: uint8 [n, h, w, c].
-      batch_size: images in a batch of this process.
+      batch_size: images in a batch of this process, of n together n times as many.
       seed: seed of the permutations and flips.
       first_step: the step whose batch comes first.
       flip: whether images are flipped, each with probability one half.
-      shard: (i, n): process i of n takes every n-th image of the stream, from the i-th on.
+      shard: (i, n): process i of n takes the i-th stretch of each batch of all.
     Returns:
       An iterator that prefetches.
     """
@@ -40,7 +40,7 @@ def batches(
     # Grain handles elements one by one: pairs (number, coin) are cheaper than images.
     stream = grain.MapDataset.range(len(images)).seed(seed % 2**32).shuffle().repeat()
     stream = stream.random_map(lambda number, rng: (number, flip and rng.random() < 0.5))
-    steps = stream[index:ENDLESS:count].batch(batch_size)[first_step:]
+    steps = stream[:ENDLESS].batch(batch_size)[index::count][first_step:]
     steps = steps.map(partial(_gather, np.asarray(images)))
     return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
 

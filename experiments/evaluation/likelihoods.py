@@ -17,11 +17,12 @@ from jaxddim import checks, likelihood
 from jaxddim.runs.drawing import chunk_size
 from jaxddim.runs.trained import Trained
 from jaxddim.sampling.conditioning import fraction_of
+from jaxddim.training import meshes
 
 IMAGES = 16
 ODE_STEPS = 100
 
-ChunkFn = Callable[[Any, jax.Array, jax.Array, jax.Array], Any]
+ChunkFn = Callable[[Any, jax.Array, jax.Array], Any]
 """``bits(variables, key, images, first_index)``: a tree of arrays whose last axis is the image."""
 
 
@@ -42,7 +43,8 @@ def bound(run: Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
     def bits(variance: Any) -> ChunkFn:
         step = functools.partial(jaxddim.ddpm_step, variance=variance)
 
-        def of_chunk(variables: Any, key: jax.Array, x0: jax.Array, first: jax.Array) -> Any:
+        def of_chunk(variables: Any, first: jax.Array, x0: jax.Array) -> Any:
+            key = checks.new_key(seed)
             found = likelihood.variational_bound(
                 key, run.denoiser(variables), run.schedule, grid, x0, step=step, first_index=first
             )
@@ -58,7 +60,7 @@ def bound(run: Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
     about = {"S": run.schedule.num_steps, "clipped": True}
     return {
         f"variational bound, bits per dimension ({variance} variance)": _measured(
-            run, images, seed, bits(variance)
+            run, images, bits(variance)
         )
         | about
         for variance in ("small", "large")
@@ -82,23 +84,26 @@ def ode(run: Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
     fraction = max(known, steps / T)
     grid = jaxddim.timesteps(T, steps, spacing="quadratic", fraction=fraction)
 
-    def of_chunk(variables: Any, key: jax.Array, x0: jax.Array, first: jax.Array) -> Any:
+    def of_chunk(variables: Any, first: jax.Array, x0: jax.Array) -> Any:
         denoise_fn = run.denoiser(variables, clip_x0=False)
-        args = key, denoise_fn, run.schedule, grid, x0
+        args = checks.new_key(seed), denoise_fn, run.schedule, grid, x0
         return {"value": likelihood.ode_bits_per_dim(*args, first_index=first)}
 
     end = {"t": int(grid[0]), "T": T}
     about = {"S": steps, "spacing": "quadratic", "grid_end": end, "clipped": False}
-    return {"ODE, bits per dimension": _measured(run, images, seed, of_chunk) | about}
+    return {"ODE, bits per dimension": _measured(run, images, of_chunk) | about}
 
 
-def _measured(run: Trained, images: np.ndarray, seed: int, of_chunk: ChunkFn) -> dict[str, Any]:
+def _measured(run: Trained, images: np.ndarray, of_chunk: ChunkFn) -> dict[str, Any]:
     """Means over the first images, computed in chunks of one size; the last chunk is padded."""
+    devices = meshes.make_mesh()
     n, chunk = min(IMAGES, len(images)), chunk_size(run)
-    compiled, parts = jaxddim.compiled(of_chunk), []
-    for start in tracked(range(0, n, chunk), "bits per dimension", compiles=True):
-        x0 = images[np.arange(start, start + chunk) % n].astype(np.float32) / 127.5 - 1
-        found = compiled(run.variables, checks.new_key(seed), x0, np.int32(start))
+    compiled, parts = meshes.on_each(of_chunk, devices, chunk, rows=1), []
+    variables = meshes.spread(run.variables, meshes.everywhere(devices))
+    size = chunk * devices.size
+    for start in tracked(range(0, n, size), "bits per dimension", compiles=True):
+        x0 = images[np.arange(start, start + size) % n].astype(np.float32) / 127.5 - 1
+        found = compiled(variables, np.int32(start), x0)
         parts.append({k: np.asarray(v, np.float64)[: n - start] for k, v in found.items()})
     terms = {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
     error = float(terms["value"].std(ddof=1) / n**0.5) if n > 1 else 0.0

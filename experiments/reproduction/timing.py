@@ -18,6 +18,7 @@ from experiments.terminal.progress import say
 from experiments.terminal.startup import switched_off
 from jaxddim.runs import record as records
 from jaxddim.runs.drawing import sampler
+from jaxddim.training.meshes import make_mesh
 
 STEPS = (10, 20, 50, 100, 200, 500)
 DDPM = tuple(s for s in SAMPLERS if s.eta == 1 or s == SIGMA_HAT)
@@ -93,7 +94,8 @@ def timed(study: Study, steps: list[int]) -> dict[str, Any]:
     What it does is said before the clock starts; a spinner would take time while it runs.
     """
     jobs = [(DDIM, s) for s in steps] + [(each, steps[-1]) for each in DDPM]
-    draws = [sampler(study.config(*job), study.run, BATCH) for job in jobs]
+    one = make_mesh(1)
+    draws = [sampler(study.config(*job), study.run, BATCH, one) for job in jobs]
     first, rounds = [], [[] for _ in jobs]
     with switched_off():
         for number, draw in enumerate(draws, 1):

@@ -11,10 +11,11 @@ import io
 import itertools
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments.terminal import interrupts, startup
+from experiments.terminal import interrupts, processes, startup
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import located
 from experiments.terminal.texts import printable
@@ -54,12 +55,20 @@ def run(
                 exclusive=exclusive,
             )
             if computes:
-                startup.start()
+                startup.start(distributed=getattr(config, "distributed", False))
             code = main(config) or 0
+            processes.end()
         except (UserError, RunError) as error:
             if interrupted:
                 raise
             code = _fail(str(error))
+            processes.last_words("")
+            processes.leave(code)
+        except Exception:
+            if processes.joined():
+                traceback.print_exc()
+                processes.leave(1)
+            raise
     sys.exit(code)
 
 

@@ -81,7 +81,7 @@ class _Lines:
 
         def due() -> None:
             with self._lock:
-                if self._waiting is timer:
+                if self._waiting is timer and not STDERR.quiet:
                     self.say(text)
 
         timer = threading.Timer(PATIENCE, due)
@@ -108,8 +108,13 @@ def say(text: str, *, every: float = 0.0) -> None:
       text: what is being done.
       every: no line if there was one less than this many seconds ago.
     """
-    if time.monotonic() - _lines.latest >= every:
+    if not STDERR.quiet and time.monotonic() - _lines.latest >= every:
         _lines.say(text)
+
+
+def mute() -> None:
+    """Shows no more stages, for a process that is not the first of several."""
+    STDERR.quiet = True
 
 
 def heard() -> None:

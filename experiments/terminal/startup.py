@@ -18,6 +18,7 @@ import jax
 from jax._src import compilation_cache as stored  # these two have no public name
 from jax._src import xla_bridge
 
+from experiments.terminal import processes, progress
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import default_cache_dir, is_trusted
 from jaxddim.cpu.runtime import keep_memory
@@ -25,14 +26,20 @@ from jaxddim.cpu.runtime import keep_memory
 COMPILED = "compiled"  # in the user's cache folder
 
 
-def start() -> None:
+def start(*, distributed: bool = False) -> None:
     """Called first by every command, before anything can start a JAX backend.
+
+    With distributed, joins the other processes, of which the first alone shows what it does.
 
     Where the caller's process has used JAX before, as a notebook or a test has, its memory is left
     as it is.
     """
+    if distributed:
+        processes.start()
     if not xla_bridge.backends_are_initialized():
         keep_memory()
+    if distributed and not processes.is_first():
+        progress.mute()
     switch_on()
 
 

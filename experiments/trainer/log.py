@@ -41,6 +41,22 @@ class Log:
         self._events.close()
 
 
+class Silent(Log):
+    """Writes nothing: the log of a process that is not the first of several."""
+
+    def __init__(self):
+        pass
+
+    def write(self, step: int, **values: float) -> None:
+        """Drops the numbers."""
+
+    def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """Drops the picture."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 def _step(line: str) -> float:
     """The step of a line; infinite if the line was cut short by a kill."""
     try:

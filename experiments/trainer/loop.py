@@ -2,26 +2,29 @@
 
 import functools
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 
 import jaxddim
+from experiments.terminal import processes
 from experiments.terminal.errors import UserError
 from experiments.terminal.progress import heard, stage
 from experiments.terminal.texts import count
 from experiments.trainer import monitor, previews, starts, validation
-from experiments.trainer.log import Log
+from experiments.trainer.log import Log, Silent
 from experiments.trainer.starts import Start
 from jaxddim import TrainState
 from jaxddim.runs import averages, checkpoints
 from jaxddim.runs.build import Setup, new_state
+from jaxddim.training import meshes
 
 SHORT = 50
 """Steps that count as an epoch where an epoch takes fewer than 2."""
@@ -36,7 +39,7 @@ class Loop(NamedTuple):
       num_images: images in an epoch.
       validate: ``validate(variables) -> loss``.
       draw: ``draw(variables) -> (samples, strip)``.
-      single: ``single(state)``, one device's copy of a replicated state.
+      mesh: the devices.
       store: the checkpoint manager.
       log: where numbers and pictures are written.
       window: metrics since the last line of the log.
@@ -49,7 +52,7 @@ class Loop(NamedTuple):
     num_images: int
     validate: Callable[[Any], float]
     draw: Callable[[Any], tuple[jax.Array, jax.Array]]
-    single: Callable[[TrainState], TrainState]
+    mesh: Mesh
     store: Any
     log: Log
     window: monitor.Window
@@ -74,12 +77,18 @@ class Loop(NamedTuple):
 
 
 def first_state(
-    setup: Setup, abstract: TrainState, store: Any, console: Console, start: Start | None = None
+    setup: Setup,
+    abstract: TrainState,
+    mesh: Mesh,
+    store: Any,
+    console: Console,
+    start: Start | None = None,
 ) -> TrainState:
     """The state of the latest checkpoint, or a new one, with the weights to start from."""
+    where = meshes.shardings(abstract, mesh, split=setup.config.train.split_state)
     if store.all_steps():
         with stage("restoring the latest checkpoint", console):
-            state = checkpoints.restore(store, abstract)
+            state = checkpoints.restore(store, abstract, where=where)
         console.print(f"resumed at step {int(state.step)}")
         return state
     with stage("initialising the weights", console):
@@ -89,12 +98,23 @@ def first_state(
             console.print(
                 f"starts from the {start.weights} weights of step {start.step} of {start.run}"
             )
-        # placed on the device like a restored state, so that both use the same compiled step
-        return jax.device_put(state, jax.local_devices()[0])
+        # placed like a restored state, so that both use the same compiled step
+        return meshes.spread(state, where)
+
+
+def tell_where(store: Any) -> None:
+    """Leaves word of the last good checkpoint, should another process of the run end."""
+    latest = store.latest_step()
+    where = "none was saved" if latest is None else f"{store.directory / str(latest)}"
+    processes.last_words(
+        f"a process of this run has ended, so this one ends too; the last good checkpoint: {where}."
+        " The same command resumes, with any number of processes"
+    )
 
 
 def train(
     setup: Setup,
+    mesh: Mesh,
     state: TrainState,
     batches: Iterator[np.ndarray],
     total: int,
@@ -107,8 +127,10 @@ def train(
 
     Args:
       setup: the run's setup.
+      mesh: the devices.
       state: the state to start from.
-      batches: float32 [batch, h, w, c], from the state's step on.
+      batches: float32 [batch, h, w, c], from the state's step on; of several processes, this one's
+        rows.
       total: steps of the whole training.
       num_images: images in an epoch.
       held_out: uint8 [n, h, w, c], for the validation loss.
@@ -120,7 +142,8 @@ def train(
       UserError: when the loss is no longer finite.
     """
     config, first = setup.config, int(state.step)
-    step_fn, state, place, single = compiled_step(setup, state)
+    tell_where(store)
+    step_fn = compiled_step(setup, mesh)
     validate = validation.make_validation(
         config,
         setup.model,
@@ -128,9 +151,11 @@ def train(
         held_out,
         weighting=None if config.diffusion.precondition == "none" else setup.weighting,
         times=setup.times,
+        mesh=mesh,
     )
-    draw = previews.make_sampler(config, setup.model, setup.schedule)
-    placed = map(place, batches)
+    draw = previews.make_sampler(config, setup.model, setup.schedule, mesh)
+    rows = meshes.by_rows(mesh)
+    placed = (jax.make_array_from_process_local_data(rows, batch) for batch in batches)
     with monitor.stop_signals() as stopped:
         with stage("compiling the training step, then the first step", console):
             started = time.perf_counter()
@@ -138,11 +163,11 @@ def train(
             jax.block_until_ready(metrics)
         console.print(f"compiled; first step after {time.perf_counter() - started:.1f} s")
         # not earlier: TensorBoard's writer imports PyTorch, if installed, which takes two seconds
-        log = Log(config.workdir, first)
+        log = Log(config.workdir, first) if processes.is_first() else Silent()
         window = monitor.Window(config.train.batch_size)
         kept = averages.manager(config.workdir) if state.averages else None
         loop = Loop(
-            setup, total, num_images, validate, draw, single, store, log, window, console, kept
+            setup, total, num_images, validate, draw, mesh, store, log, window, console, kept
         )
         try:
             last = follow(loop, step_fn, state, metrics, placed, first, stopped)
@@ -165,10 +190,8 @@ def train(
     return 0
 
 
-def compiled_step(
-    setup: Setup, state: TrainState
-) -> tuple[Callable[..., Any], TrainState, Callable[..., Any], Callable[..., TrainState]]:
-    """The step for the local devices, the state on them, ``place(batch)``, ``single(state)``."""
+def compiled_step(setup: Setup, mesh: Mesh) -> Callable[..., Any]:
+    """The training step for the devices of a mesh."""
     config = setup.config
     step_fn = functools.partial(
         jaxddim.train_step,
@@ -183,14 +206,7 @@ def compiled_step(
         times=setup.times,
         accumulate=config.train.accumulate,
     )
-    devices = jax.local_device_count()
-    if devices == 1:
-        return jaxddim.jit_step(step_fn), state, jnp.asarray, lambda state: state
-
-    def place(batch: np.ndarray) -> np.ndarray:
-        return batch.reshape(devices, -1, *batch.shape[1:])
-
-    return jaxddim.pmap_step(step_fn), jaxddim.replicate(state), place, jaxddim.unreplicate
+    return jaxddim.jit_step(step_fn, mesh, split_state=config.train.split_state)
 
 
 def follow(
@@ -215,15 +231,18 @@ def follow(
             if loop.is_due(step, config.log_every):
                 write_line(loop, step)
             if state.averages and averages.due(step, loop.kept.latest_step() or 0):
-                averages.save(loop.kept, loop.single(state))
+                averages.save(loop.kept, state)
+            if processes.stop_agreed(step):
+                stopped.append(signal.SIGTERM)
             if loop.is_due(step, config.checkpoint_every) or stopped:
                 save(loop, step, state, validated=not stopped)
             if stopped:
                 return step
             if loop.is_due(step, config.sample_every):
                 with loop.window.paused(), stage(f"drawing samples of step {step}", loop.console):
-                    images = loop.draw(jaxddim.variables(loop.single(state)))
-                    previews.write_samples(loop.setup.config.workdir, loop.log, step, *images)
+                    images = loop.draw(meshes.gathered(jaxddim.variables(state), loop.mesh))
+                    if processes.is_first():
+                        previews.write_samples(loop.setup.config.workdir, loop.log, step, *images)
             if step == loop.total:
                 return step
             state, metrics = step_fn(state, next(batches))
@@ -248,13 +267,15 @@ def save(loop: Loop, step: int, state: TrainState, *, validated: bool) -> None:
     """
     told = f"validating and saving step {step}" if validated else f"saving step {step}"
     with loop.window.paused(), stage(told, loop.console):
-        raw = loop.single(state)
-        loss = loop.validate(jaxddim.variables(raw)) if validated else None
+        loss = None
+        if validated:
+            loss = loop.validate(meshes.gathered(jaxddim.variables(state), loop.mesh))
         if loss is not None and not math.isfinite(loss):
             raise monitor.Diverged(step, loss)
-        checkpoints.save(loop.store, raw, loss)
-        if raw.averages:
-            averages.save(loop.kept, raw)
+        checkpoints.save(loop.store, state, loss)
+        if state.averages:
+            averages.save(loop.kept, state)
+        tell_where(loop.store)
         if loss is not None:
             loop.log.write(step, validation_loss=loss)
             loop.console.print(f"step {step} saved | validation loss {loss:.5f}")

@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from experiments.terminal import processes
 from experiments.terminal.progress import ticks
 
 IN_FLIGHT = 2
@@ -110,12 +111,17 @@ class Window:
 def stop_signals() -> Iterator[list[int]]:
     """Yields a list that receives SIGINT or SIGTERM; a second signal has its usual effect.
 
-    Outside the main thread, where Python sets no handler, signals have their usual effect.
+    Outside the main thread, where Python sets no handler, signals have their usual effect. Of
+    several processes JAX takes the signals, see `processes.stop_agreed`.
     """
     received: list[int] = []
     before = {}
     if threading.current_thread() is not threading.main_thread():
         yield received
+        return
+    if processes.joined():
+        with processes.interrupts_passed_on():
+            yield received
         return
 
     def handle(number: int, frame: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 import jaxddim
 from experiments.terminal import pictures
@@ -16,31 +17,38 @@ from experiments.trainer.log import Log
 from jaxddim import checks
 from jaxddim.runs.config import Config
 from jaxddim.runs.drawing import to_uint8
+from jaxddim.training import meshes
 
 STRIP = 10
 """Images in the strip, which shows one sample on its way from noise (seed fig. 5)."""
 
 
 def make_sampler(
-    config: Config, model: Any, schedule: jaxddim.Schedule
+    config: Config, model: Any, schedule: jaxddim.Schedule, mesh: Mesh
 ) -> Callable[[Any], tuple[jax.Array, jax.Array]]:
-    """``draw(variables) -> (samples [n, h, w, c], strip [STRIP, h, w, c])`` by DDIM, eta = 0."""
+    """``draw(variables) -> (samples [n, h, w, c], strip [STRIP, h, w, c])`` by DDIM, eta = 0.
+
+    The samples are drawn by all devices of the mesh.
+    """
     shape = (config.train.num_samples, *config.data.shape)
     grid = jaxddim.timesteps(schedule.num_steps, config.train.sample_steps)
     keep = min(STRIP, grid.size)
 
-    @jaxddim.compiled
+    rows = meshes.by_rows(mesh)
+    padding = [(0, -shape[0] % mesh.size)] + [(0, 0)] * 3
+
     def draw(variables: Any) -> tuple[jax.Array, jax.Array]:
         denoise_fn = jaxddim.as_denoiser(
             schedule, lambda x, index: model.apply(variables, x, index), kind=config.diffusion.kind
         )
         key = checks.new_key(config.seed)
-        x_T = jax.random.normal(key, shape, jnp.float32)
+        x_T = jnp.pad(jax.random.normal(key, shape, jnp.float32), padding)
+        x_T = jax.lax.with_sharding_constraint(x_T, rows)
         x, path = jaxddim.integrate(key, denoise_fn, schedule, grid, x_T, keep=keep)
         assert path is not None  # keep > 0
-        return x, path.x[:, 0]
+        return x[: shape[0]], path.x[:, 0]
 
-    return draw
+    return jaxddim.compiled(draw, out_shardings=meshes.everywhere(mesh))
 
 
 def write_samples(workdir: str, log: Log, step: int, samples: jax.Array, strip: jax.Array) -> None:

@@ -5,35 +5,48 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 import jaxddim
 from jaxddim.runs.config import Config
-from jaxddim.training import Weighting
+from jaxddim.training import Weighting, meshes
 
 
 def make_losses(
-    config: Config, model: Any, schedule: jaxddim.Schedule, weighting: Weighting | None = None
+    config: Config,
+    model: Any,
+    schedule: jaxddim.Schedule,
+    weighting: Weighting | None = None,
+    mesh: Mesh | None = None,
 ) -> Callable[[Any, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
     """``losses(variables, images, t, eps) -> float32 [n]``, by default without weighting.
 
-    Images are uint8; the network gets as many at a time as in training.
+    Images are uint8; the network gets as many at a time as in training, spread over the mesh, by
+    default over all devices.
     """
+    mesh = mesh or meshes.make_mesh()
+    rows, whole = meshes.by_rows(mesh), meshes.everywhere(mesh)
 
-    @jaxddim.compiled
     def some(variables: Any, x0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
         output = model.apply(variables, jaxddim.q_sample(schedule, x0, t, eps), t - 1)
         kind, norm = config.diffusion.kind, config.diffusion.norm
         options = {"kind": kind, "norm": norm, "weighting": weighting}
         return jaxddim.diffusion_loss(schedule, output, x0, t, eps, **options)
 
+    places = {"in_shardings": (whole, rows, rows, rows), "out_shardings": whole}
+    some = jaxddim.compiled(some, **places)
+
     def losses(variables: Any, images: np.ndarray, t: np.ndarray, eps: np.ndarray) -> np.ndarray:
         n = len(images)
         chunk = min(n, config.train.batch_size // config.train.accumulate)
-        parts = []
+        chunk = -(-chunk // mesh.size) * mesh.size
+        variables, parts = meshes.spread(variables, whole), []
         for start in range(0, n, chunk):
-            rows = np.arange(start, start + chunk) % n
-            x0 = images[rows].astype(np.float32) / 127.5 - 1
-            parts.append(np.asarray(some(variables, x0, t[rows], eps[rows])))
+            chosen = np.arange(start, start + chunk) % n
+            x0 = images[chosen].astype(np.float32) / 127.5 - 1
+            parts.append(
+                np.asarray(some(variables, *meshes.spread((x0, t[chosen], eps[chosen]), rows)))
+            )
         return np.concatenate(parts)[:n]
 
     return losses
@@ -52,6 +65,7 @@ def make_validation(
     *,
     weighting: Weighting | None = None,
     times: jax.Array | None = None,
+    mesh: Mesh | None = None,
 ) -> Callable[[Any], float]:
     """``validate(variables) -> loss`` on held-out images.
 
@@ -65,5 +79,5 @@ def make_validation(
     if times is not None:
         share = np.cumsum(np.asarray(times, np.float64))
         t = 1 + np.searchsorted(share, quantile * share[-1], side="right").astype(np.int32)
-    eps, losses = fixed_noise(images), make_losses(config, model, schedule, weighting)
+    eps, losses = fixed_noise(images), make_losses(config, model, schedule, weighting, mesh)
     return lambda variables: float(losses(variables, images, t, eps).mean(dtype=np.float64))

@@ -10,9 +10,11 @@ that `forms.py` chooses for the layer; elsewhere they are `lax.conv_general_dila
 derivatives, unchanged.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
+from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 from jaxddim.cpu import forms
@@ -46,9 +48,24 @@ def _cpu_kernel(x: jax.Array, y: jax.Array, *, layer: forms.Layer) -> jax.Array:
     return (form.kernel_gradient or partial(forms.gradient, form.forward, 1))(layer, x, y)
 
 
-_conv_p = by_platform("conv", _plain, _cpu)
-_conv_input_p = by_platform("conv_input_gradient", _plain_input, _cpu_input)
-_conv_kernel_p = by_platform("conv_kernel_gradient", _plain_kernel, _cpu_kernel)
+def _spread(
+    form: Callable[..., jax.Array],
+    a: jax.Array,
+    b: jax.Array,
+    *,
+    layer: forms.Layer,
+    devices: int,
+) -> jax.Array:
+    return form(a, b, layer=layer._replace(devices=devices))
+
+
+def _family(name: str, plain: Callable[..., jax.Array], cpu: Callable[..., jax.Array]) -> Primitive:
+    return by_platform(name, plain, cpu, several=partial(_spread, cpu))
+
+
+_conv_p = _family("conv", _plain, _cpu)
+_conv_input_p = _family("conv_input_gradient", _plain_input, _cpu_input)
+_conv_kernel_p = _family("conv_kernel_gradient", _plain_kernel, _cpu_kernel)
 ad.defbilinear(
     _conv_p,
     lambda y, x, k, **layer: _conv_input_p.bind(y, k, **layer),

@@ -52,6 +52,7 @@ class Layer(NamedTuple):
       padding: "SAME", "VALID" or ((top, bottom), (left, right)).
       transposed: whether it is `lax.conv_transpose`, which strides over the output.
       precise: whether the dtype is float32 or wider.
+      devices: number of devices that the batch is spread over.
     """
 
     x: tuple[int, ...]
@@ -60,6 +61,7 @@ class Layer(NamedTuple):
     padding: Padding
     transposed: bool
     precise: bool
+    devices: int = 1
 
     @property
     def y(self) -> tuple[int, ...]:
@@ -161,15 +163,15 @@ def _columns_kernel(layer: Layer, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _winograd(layer: Layer, x: jax.Array, k: jax.Array) -> jax.Array:
-    return winograd.forward(x, k)
+    return winograd.forward(x, k, layer.devices)
 
 
 def _winograd_input(layer: Layer, y: jax.Array, k: jax.Array) -> jax.Array:
-    return winograd.input_gradient(y, k)
+    return winograd.input_gradient(y, k, layer.devices)
 
 
 def _winograd_kernel(layer: Layer, x: jax.Array, y: jax.Array) -> jax.Array:
-    return winograd.kernel_gradient(x, y)
+    return winograd.kernel_gradient(x, y, layer.devices)
 
 
 def _space_to_depth_input(layer: Layer, y: jax.Array, k: jax.Array) -> jax.Array:

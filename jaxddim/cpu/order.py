@@ -16,25 +16,19 @@ from jax.interpreters import ad, batching, mlir
 from jaxddim.cpu.primitives import by_platform
 
 
-def _after(a: jax.Array, b: jax.Array) -> jax.Array:
+def _after(a: jax.Array, b: jax.Array, *, devices: int = 1) -> jax.Array:
     return a
 
 
-def _after_one_cpu(a: jax.Array, b: jax.Array) -> jax.Array:
+def _after_cpu(a: jax.Array, b: jax.Array) -> jax.Array:
     if b.size == 0:
         return a
     number = b[(0,) * b.ndim]
     return a + ((number < 0) & (number > 0)).astype(a.dtype)  # always 0
 
 
-def _after_cpu(ctx: Any, a: Any, b: Any) -> Any:
-    """No dependency for arrays sharded over devices: all devices would wait for one number."""
-    alone = getattr(ctx.module_context.axis_context, "num_devices", 1) == 1
-    return mlir.lower_fun(_after_one_cpu if alone else _after, multiple_results=False)(ctx, a, b)
-
-
-_after_p = by_platform("after", _after, _after)
-mlir.register_lowering(_after_p, _after_cpu, platform="cpu")
+# with several devices all of them would wait for one number
+_after_p = by_platform("after", _after, _after_cpu, several=_after)
 ad.defjvp(_after_p, lambda da, a, b: _after_p.bind(da, b), None)
 ad.primitive_transposes[_after_p] = lambda ct, a, b: (_after_p.bind(ct, b), None)
 

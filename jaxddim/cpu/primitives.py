@@ -17,7 +17,12 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 
-def by_platform(name: str, plain: Callable[..., Any], cpu: Callable[..., Any]) -> Primitive:
+def by_platform(
+    name: str,
+    plain: Callable[..., Any],
+    cpu: Callable[..., Any],
+    several: Callable[..., Any] | None = None,
+) -> Primitive:
     """A primitive with one result, computed as `cpu` on CPU and as `plain` elsewhere.
 
     The caller adds the differentiation rules (`ad.deflinear2`, `ad.defbilinear`).
@@ -26,6 +31,8 @@ def by_platform(name: str, plain: Callable[..., Any], cpu: Callable[..., Any]) -
       name: of the operation in a jaxpr.
       plain: a function of arrays and hashable keyword arguments.
       cpu: another function with the same results.
+      several: what takes its place in a function that is compiled for several devices; it gets
+        their number as ``devices=``.
     """
     primitive = Primitive(name)
 
@@ -45,5 +52,13 @@ def by_platform(name: str, plain: Callable[..., Any], cpu: Callable[..., Any]) -
     primitive.def_abstract_eval(result)
     batching.primitive_batchers[primitive] = batched
     mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")
+
+    def lowered(ctx: Any, *args: Any, **params: Any) -> Any:
+        devices = getattr(ctx.module_context.axis_context, "num_devices", 1)
+        form = cpu
+        if several is not None and devices > 1:
+            form = functools.partial(several, devices=devices)
+        return mlir.lower_fun(form, multiple_results=False)(ctx, *args, **params)
+
+    mlir.register_lowering(primitive, lowered, platform="cpu")
     return primitive

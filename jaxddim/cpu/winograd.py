@@ -105,10 +105,11 @@ def _divisor(of: int, most: float) -> int:
     return max(n for n in range(1, of + 1) if of % n == 0 and n <= max(most, 1))
 
 
-def _chunks(x: jax.Array, d: int, least: int = 1) -> jax.Array:
-    """`[b, h, w, c] -> [b / n, n, h, w, c]` with as large an n as the cache allows."""
+def _chunks(x: jax.Array, d: int, whole: bool, least: int = 1) -> jax.Array:
+    """`[b, h, w, c] -> [b / n, n, h, w, c]` with as large an n as the cache allows, or n = b."""
     b, h, w, c = x.shape
-    n = _divisor(b, max(CACHE / (36 / 16 * x.dtype.itemsize * h * w * (c + d)), least))
+    fit = CACHE / (36 / 16 * x.dtype.itemsize * h * w * (c + d))
+    n = b if whole else _divisor(b, max(fit, least))
     return x.reshape(b // n, n, h, w, c)
 
 
@@ -144,21 +145,27 @@ def _dot(a: jax.Array, b: jax.Array, i: int, j: int) -> jax.Array:
     return lax.dot_general(a, b, (((i,), (j,)), ((0,), (0,))))
 
 
-def forward(x: jax.Array, k: jax.Array) -> jax.Array:
+def forward(x: jax.Array, k: jax.Array, devices: int = 1) -> jax.Array:
     """The convolution with padding 1: `[b, h, w, c]`, `[3, 3, c, d]` -> `[b, h, w, d]`.
 
-    Height and width must be multiples of 4.
+    Args:
+      x: images; height and width must be multiples of 4.
+      k: the kernel.
+      devices: number of devices that the images are spread over; if there are several, each takes
+        its own at once, as it would otherwise compute every chunk.
     """
     (b, h, w, c), d = x.shape, k.shape[3]
     if is_large(k.shape):
         data, y = _data(x), jnp.zeros((b, h, w, d), x.dtype)
         return _blocks(lambda k: _output(_dot(data, _kernel(k), 2, 1), b, h, w), k, 3, c, y, 3)
     u = _kernel(k)
-    chunks = lax.map(lambda x: _output(_dot(_data(x), u, 2, 1), *x.shape[:3]), _chunks(x, d))
+    chunks = lax.map(
+        lambda x: _output(_dot(_data(x), u, 2, 1), *x.shape[:3]), _chunks(x, d, devices > 1)
+    )
     return chunks.reshape(b, h, w, d)
 
 
-def input_gradient(y: jax.Array, k: jax.Array) -> jax.Array:
+def input_gradient(y: jax.Array, k: jax.Array, devices: int = 1) -> jax.Array:
     """Gradient of `forward` in x, for y of the output's shape: `forward` of the mirrored kernel."""
     if is_large(k.shape):  # without transposing the kernel's channels
         (b, h, w, d), c = y.shape, k.shape[2]
@@ -168,11 +175,21 @@ def input_gradient(y: jax.Array, k: jax.Array) -> jax.Array:
             return _output(_dot(data, _kernel(k[::-1, ::-1]), 2, 2), b, h, w)
 
         return _blocks(block, k, 2, d, x, 3)
-    return forward(y, k[::-1, ::-1].swapaxes(2, 3))
+    return forward(y, k[::-1, ::-1].swapaxes(2, 3), devices)
 
 
-def kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Gradient of `forward` in k: `[b, h, w, c]`, `[b, h, w, d]` -> `[3, 3, c, d]`."""
+def kernel_gradient(x: jax.Array, y: jax.Array, devices: int = 1) -> jax.Array:
+    """Gradient of `forward` in k: `[b, h, w, c]`, `[b, h, w, d]` -> `[3, 3, c, d]`.
+
+    Of several devices, each computes that of its images, before they are added.
+    """
+    if devices > 1 and x.shape[0] % devices == 0:
+        x, y = (a.reshape(devices, -1, *a.shape[1:]) for a in (x, y))
+        return jnp.sum(jax.vmap(functools.partial(_kernel_gradient, whole=True))(x, y), 0)
+    return _kernel_gradient(x, y, whole=devices > 1)
+
+
+def _kernel_gradient(x: jax.Array, y: jax.Array, whole: bool) -> jax.Array:
     c, d = x.shape[3], y.shape[3]
     k = 3, 3, c, d
     if is_large(k):
@@ -187,6 +204,6 @@ def kernel_gradient(x: jax.Array, y: jax.Array) -> jax.Array:
         x, y = chunk
         return u + _dot(_data(x), _output_adjoint(y), 1, 1), None
 
-    chunks = _chunks(x, d, least=2), _chunks(y, c, least=2)
+    chunks = _chunks(x, d, whole, least=2), _chunks(y, c, whole, least=2)
     u, _ = lax.scan(add, jnp.zeros((36, c, d), x.dtype), chunks)
     return _kernel_adjoint(u)

@@ -63,14 +63,11 @@ class Setup(NamedTuple):
     times: jax.Array | None
 
 
-def build(config: Config, axis_name: str | None = None) -> Setup:
+def build(config: Config) -> Setup:
     """Everything that a configuration describes, except the state.
 
     With --diffusion.precondition it lacks what depends on the images: see `around`.
 
-    Args:
-      config: configuration of the run.
-      axis_name: the axis over devices that BatchNorm averages over, under `jax.pmap`.
     Raises:
       RunError: for a field out of range, an impossible schedule, or one that does not suit the kind
         of network.
@@ -80,7 +77,7 @@ def build(config: Config, axis_name: str | None = None) -> Setup:
     return Setup(
         config,
         schedule,
-        build_model(config.model, axis_name),
+        build_model(config.model),
         build_optimizer(config.optim),
         build_weighting(config.diffusion),
         build_times(config.diffusion, schedule),
@@ -98,12 +95,12 @@ def around(setup: Setup, moments: Moments | None) -> Setup:
     )
 
 
-def build_model(config: ModelConfig, axis_name: str | None = None) -> Any:
+def build_model(config: ModelConfig) -> Any:
     """The Flax network of a configuration."""
     dtype = jnp.dtype(config.dtype)
     if config.name == "simple_unet":
         channels = tuple(config.channels * multiplier for multiplier in config.multipliers)
-        return SimpleUNet(channels=channels, dtype=dtype, axis_name=axis_name)
+        return SimpleUNet(channels=channels, dtype=dtype)
     if config.name == "dit":
         return DiT(
             channels=config.channels,

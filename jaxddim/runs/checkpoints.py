@@ -68,7 +68,10 @@ def save(checkpoints: ocp.CheckpointManager, state: TrainState, loss: float | No
 
 
 def restore(
-    checkpoints: ocp.CheckpointManager, abstract: TrainState, which: str = "latest"
+    checkpoints: ocp.CheckpointManager,
+    abstract: TrainState,
+    which: str = "latest",
+    where: Any = None,
 ) -> TrainState:
     """A saved state.
 
@@ -76,6 +79,7 @@ def restore(
       checkpoints: from `manager`.
       abstract: shapes and types of the state, from jax.eval_shape.
       which: "latest", "best" (lowest validation loss), or a step.
+      where: a tree of shardings, on which devices the arrays are put; None for one local device.
     Raises:
       RunError: when there is no such checkpoint, or it is of another network.
     """
@@ -95,9 +99,13 @@ def restore(
             f"no checkpoint {which!r} in {checkpoints.directory}: expected latest, best or one of "
             + ", ".join(map(str, sorted(steps)))
         )
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if where is None:
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        where = jax.tree.map(lambda _: device, abstract)
     abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), abstract
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        where,
     )
     saved, wanted = _saved_shapes(checkpoints, step), _shapes(abstract.params)
     if saved is not None and saved != wanted:

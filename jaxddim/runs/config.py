@@ -163,6 +163,8 @@ class LoopConfig:
     """Images in a sample grid."""
     sample_steps: int = 50
     """DDIM steps for the sample grid and the strip of one sample."""
+    split_state: bool = False
+    """Split parameters, optimizer and averages over the devices, to save memory."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ class Config:
     When it resumes, these flags may have other values, and no others: --data.path, --data.data-dir,
     --data.cache-dir, --model.remat, --train.steps, --train.epochs, --train.log-every,
     --train.checkpoint-every, --train.sample-every, --train.keep, --train.num-samples,
-    --train.sample-steps; and the folder may have been moved (--workdir).
+    --train.sample-steps, --train.split-state, --distributed; and the folder may have been moved
+    (--workdir).
 
     With --config demo it takes about 20 minutes on two cores, cars64 two to three hours; cars takes
     hours on a GPU, and cars_unet days.
@@ -184,6 +187,8 @@ class Config:
     """Start from cars, cars_unet, cifar10 (the papers'), cars64, cars_gpu, demo or tiny."""
     seed: int = 0
     """Seed of the weights, the noise and the order of images."""
+    distributed: bool = False
+    """Join the other processes of the run, on this or other machines (docs/scale.md)."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -193,6 +198,7 @@ class Config:
 
 MAY_DIFFER = {
     "workdir",
+    "distributed",
     "data.path",
     "data.data_dir",
     "data.cache_dir",
@@ -205,6 +211,7 @@ MAY_DIFFER = {
     "train.keep",
     "train.num_samples",
     "train.sample_steps",
+    "train.split_state",
 }
 
 

@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxddim import checks
-from jaxddim.cpu.runtime import compiled
 from jaxddim.runs.errors import RunError
 from jaxddim.runs.methods import DrawConfig, stepper, time_grid
 from jaxddim.runs.trained import Trained
 from jaxddim.sampling.loop import sample
+from jaxddim.training import meshes
 
 CHUNKS, WORK = (4, 8, 16), 7e9
 """On a CPU: the possible chunks (images per network call), and the least operations per call.
@@ -25,23 +26,27 @@ are not a long wait for a user who wants one. For `demo` (0.5e9 operations per i
 """
 
 
-def sampler(config: DrawConfig, run: Trained, chunk: int) -> Callable[[int], jax.Array]:
-    """``draw(first) -> images first .. first + chunk - 1``, float32 in [-1, 1], compiled once.
+def sampler(
+    config: DrawConfig, run: Trained, chunk: int, devices: Mesh | None = None
+) -> Callable[[int], jax.Array]:
+    """``draw(first) -> images``, float32 in [-1, 1], compiled once.
+
+    Each device (of a mesh, by default all) draws `chunk` images, from the first on.
 
     Raises:
       RunError: for an impossible time grid.
     """
     grid, step = time_grid(config, run.schedule), stepper(config)
-    shape = (chunk, *run.config.data.shape)
+    shape, devices = (chunk, *run.config.data.shape), devices or meshes.make_mesh()
 
-    @compiled
-    def draw(variables: Any, first_index: jax.Array) -> jax.Array:
+    def some(variables: Any, first_index: jax.Array) -> jax.Array:
         key, denoise_fn = checks.new_key(config.seed), run.denoiser(variables)
         return sample(
             key, denoise_fn, run.schedule, grid, shape, step=step, first_index=first_index
         )
 
-    return functools.partial(draw, run.variables)
+    draw = meshes.on_each(some, devices, chunk)
+    return functools.partial(draw, meshes.spread(run.variables, meshes.everywhere(devices)))
 
 
 def chunk_size(run: Trained) -> int:
@@ -65,18 +70,18 @@ def drawn(
     *,
     track: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> Iterator[np.ndarray]:
-    """The first num images as uint8, in chunks; the last chunk may hold more.
+    """The first num images as uint8, in chunks of all devices; the last may hold more.
 
     Args:
       config: how to draw them.
       run: the network.
       num: number of images.
-      chunk: images at a time; `chunk_size` if not given. Another value changes the images, but by
-        rounding only.
+      chunk: images at a time on a device; `chunk_size` if not given. Another value changes the
+        images, but by rounding only.
       track: shows progress while it yields the first index of each chunk.
     """
     chunk = chunk or chunk_size(run)
-    draw, starts = sampler(config, run, chunk), range(0, num, chunk)
+    draw, starts = sampler(config, run, chunk), range(0, num, chunk * jax.device_count())
     return (to_uint8(draw(first)) for first in track(starts))
 
 

@@ -7,35 +7,59 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxddim.cpu.runtime import compiled
+from jaxddim.training.meshes import AXIS, by_rows, everywhere, shardings
 from jaxddim.training.state import TrainState
 
-AXIS = "batch"
-"""The name of the axis over devices in `pmap_step`."""
 
-
-def jit_step(step_fn: Callable[..., Any], mesh: Mesh | None = None) -> Callable[..., Any]:
+def jit_step(
+    step_fn: Callable[..., Any], mesh: Mesh | None = None, *, split_state: bool = False
+) -> Callable[..., Any]:
     """``step_fn(state, batch)`` compiled, with the state's memory reused.
 
     The state that is passed in is donated: use the one that comes back.
 
     Args:
-      step_fn: `train_step` with its options bound by functools.partial.
+      step_fn: `train_step` with its options bound by functools.partial; it is given ``mesh=`` if it
+        takes that.
       mesh: None for one device; else a Mesh: the batch is split over its first axis, the state is
         replicated. The results are those of one device.
+      split_state: splits the state over the mesh too, by `shardings`; place it so, by `spread`,
+        before the first step.
     Returns:
       A function of (state, batch).
     Raises:
-      ValueError: at a call, when the state was given to a step before, or holds one array twice.
+      ValueError: at a call, when the state was given to a step before, or holds one array twice;
+        for split_state without a mesh.
+    Example:
+      >>> import jax.numpy as jnp
+      >>> mesh = make_mesh()
+      >>> step = jit_step(lambda state, batch: (state + jnp.sum(batch), {}), mesh)
+      >>> float(step(jnp.float32(1), jnp.ones(4))[0])
+      5.0
     """
-    jitted = functools.partial(compiled, step_fn, donate_argnums=0)
     if mesh is None:
-        return _given_once(jitted())
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
-    return _given_once(jitted(in_shardings=(everywhere, split), out_shardings=everywhere))
+        if split_state:
+            raise ValueError("split_state needs a mesh of devices to split the state over")
+        return _given_once(compiled(step_fn, donate_argnums=0))
+    if "mesh" in inspect.signature(step_fn).parameters:
+        step_fn = functools.partial(step_fn, mesh=mesh)
+    if not split_state:
+        where = everywhere(mesh)
+        places = {"in_shardings": (where, by_rows(mesh)), "out_shardings": where}
+        return _given_once(compiled(step_fn, donate_argnums=0, **places))
+
+    def split_step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        whole = lax.with_sharding_constraint(state.params, everywhere(mesh))
+        state, metrics = step_fn(state._replace(params=whole), batch)
+        places = shardings(state, mesh, split=True)
+        return lax.with_sharding_constraint((state, metrics), (places, everywhere(mesh)))
+
+    places = {"in_shardings": (None, by_rows(mesh))}
+    return _given_once(compiled(split_step, donate_argnums=0, **places))
 
 
 def _given_once(jitted: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,9 +1,9 @@
-"""Training: one pure step, compiled by jax.jit on one device and by jax.pmap on several.
+"""Training: one pure step, compiled by jax.jit on one device or a mesh of several, or by jax.pmap.
 
 A step draws a time t and a noise eps for every image, evaluates the network at
 ``x_t = alpha_t x_0 + sigma_t eps``, and updates the parameters with the gradient of
 `diffusion_loss`. All randomness comes from ``fold_in(key(seed), state.step)`` (and
-from the device's index if there are several). No key is stored: training from a
+from the device's index under jax.pmap). No key is stored: training from a
 restored state continues as if it had not been interrupted.
 
 The averaged parameters are updated by ``ema = d ema + (1 - d) params``, where
@@ -20,9 +20,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jaxddim import checks
+from jaxddim.cpu.spread import sum_all
 from jaxddim.forward import q_sample
 from jaxddim.numerics import images, number
 from jaxddim.predictions import Kind, check_kind
@@ -50,6 +52,7 @@ def train_step(
     times: ArrayLike | None = None,
     accumulate: int = 1,
     axis_name: str | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One pure training step, to be compiled by `jit_step` or `pmap_step`.
 
@@ -71,6 +74,8 @@ def train_step(
       times: probabilities of t = 1..T, [T], as `lognormal` returns; None for equal ones.
       accumulate: number of parts that the batch is split into; their gradients are averaged.
       axis_name: the axis of a surrounding pmap or vmap over which gradients are averaged.
+      mesh: the devices that the batch is split over, as `jit_step` passes it: so are then the parts
+        of accumulate.
     Returns:
       The next state, and metrics: float32 scalars "loss" and "grad_norm" (before clipping).
     Raises:
@@ -138,6 +143,9 @@ def train_step(
         parts = jax.tree.map(
             lambda a: a.reshape(accumulate, -1, *a.shape[1:]), (x0, t, eps, labels)
         )
+        if mesh is not None:
+            rows = NamedSharding(mesh, PartitionSpec(None, mesh.axis_names[0]))
+            parts = lax.with_sharding_constraint(parts, rows)
         keys = jax.random.split(dropout_key, accumulate)
 
         def add(carry, part):
@@ -236,12 +244,6 @@ def _answer(found: Any, stats: dict[str, Any], shape: tuple[int, ...]) -> tuple[
 
 
 def _norm(tree: Any) -> jax.Array:
-    """The Euclidean norm, summed in quarters: XLA's sum over the array takes ten times as long."""
-
-    def total(a: jax.Array) -> jax.Array:
-        while a.size % 4 == 0 and a.size > 4096:
-            a = sum(a.reshape(4, -1), jnp.float32(0))
-        return jnp.sum(a)
-
-    squares = (total(jnp.square(a.astype(jnp.float32))) for a in jax.tree.leaves(tree))
+    """The Euclidean norm."""
+    squares = (sum_all(jnp.square(a.astype(jnp.float32))) for a in jax.tree.leaves(tree))
     return jnp.sqrt(sum(squares, jnp.float32(0))).astype(jnp.float32)
