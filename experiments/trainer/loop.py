@@ -1,5 +1,6 @@
 """The training loop: steps, with logging, checkpoints and samples between them."""
 
+import contextlib
 import functools
 import math
 import time
@@ -16,12 +17,13 @@ import jaxddim
 from experiments.terminal.errors import UserError
 from experiments.terminal.progress import heard, stage
 from experiments.terminal.texts import count
-from experiments.trainer import monitor, previews, starts, validation
+from experiments.trainer import monitor, previews, rollback, saving, starts, validation
 from experiments.trainer.log import Log
 from experiments.trainer.starts import Start
 from jaxddim import TrainState
 from jaxddim.runs import averages, checkpoints
 from jaxddim.runs.build import Setup, new_state
+from jaxddim.runs.disk.store import Store
 
 SHORT = 50
 """Steps that count as an epoch where an epoch takes fewer than 2."""
@@ -37,11 +39,12 @@ class Loop(NamedTuple):
       validate: ``validate(variables) -> loss``.
       draw: ``draw(variables) -> (samples, strip)``.
       single: ``single(state)``, one device's copy of a replicated state.
-      store: the checkpoint manager.
+      store: the checkpoints.
       log: where numbers and pictures are written.
       window: metrics since the last line of the log.
       console: where messages are printed.
-      kept: the manager of the stored averages; None for runs without them.
+      kept: the stored averages; empty for runs without them.
+      told: what is printed once the checkpoint that is being saved is on the disk.
     """
 
     setup: Setup
@@ -50,11 +53,12 @@ class Loop(NamedTuple):
     validate: Callable[[Any], float]
     draw: Callable[[Any], tuple[jax.Array, jax.Array]]
     single: Callable[[TrainState], TrainState]
-    store: Any
+    store: Store
     log: Log
     window: monitor.Window
     console: Console
-    kept: Any = None
+    kept: Store
+    told: list[str]
 
     def epochs(self, step: int) -> float:
         """Epochs trained after this many steps."""
@@ -74,7 +78,7 @@ class Loop(NamedTuple):
 
 
 def first_state(
-    setup: Setup, abstract: TrainState, store: Any, console: Console, start: Start | None = None
+    setup: Setup, abstract: TrainState, store: Store, console: Console, start: Start | None = None
 ) -> TrainState:
     """The state of the latest checkpoint, or a new one, with the weights to start from."""
     if store.all_steps():
@@ -96,30 +100,34 @@ def first_state(
 def train(
     setup: Setup,
     state: TrainState,
-    batches: Iterator[np.ndarray],
+    batches: Callable[..., Iterator[np.ndarray]],
     total: int,
     num_images: int,
     held_out: np.ndarray,
-    store: Any,
+    store: Store,
     console: Console,
+    begin: Callable[[], TrainState],
 ) -> int:
     """Trains from this state on.
 
     Args:
       setup: the run's setup.
       state: the state to start from.
-      batches: float32 [batch, h, w, c], from the state's step on.
+      batches: ``batches(first_step=n)``, float32 [batch, h, w, c], the stream from its n-th on.
       total: steps of the whole training.
       num_images: images in an epoch.
       held_out: uint8 [n, h, w, c], for the validation loss.
-      store: the checkpoint manager.
+      store: the checkpoints.
       console: where messages are printed.
+      begin: ``begin()``, the state to go on from after a step has diverged.
     Returns:
       The exit code: 0, or 128 + n after signal n.
     Raises:
-      UserError: when the loss is no longer finite.
+      UserError: when a metric is no longer finite, or a file cannot be written.
+      SaveError: when a checkpoint cannot be written.
     """
     config, first = setup.config, int(state.step)
+    skips = rollback.read(config.workdir)
     step_fn, state, place, single = compiled_step(setup, state)
     validate = validation.make_validation(
         config,
@@ -130,32 +138,47 @@ def train(
         times=setup.times,
     )
     draw = previews.make_sampler(config, setup.model, setup.schedule)
-    placed = map(place, batches)
-    with monitor.stop_signals() as stopped:
+
+    def opened(step: int, kept: Store) -> Loop:
+        log = Log(config.workdir, step)
+        for note in log.notes:
+            console.print(f"warning: {note}", style="yellow")
+        window = monitor.Window(config.train.batch_size, saving.since(store, step))
+        return Loop(
+            setup, total, num_images, validate, draw, single, store, log, window, console, kept, []
+        )
+
+    with saving.room(config, store), averages.manager(config.workdir) as kept:
+        # a new run's later: TensorBoard's writer imports PyTorch, if installed, for two seconds
+        loop = opened(first, kept) if first else None
+        if loop:
+            make_up(loop, first, state)
+        placed = map(place, rollback.stream(batches, first, skips))
         with stage("compiling the training step, then the first step", console):
             started = time.perf_counter()
             state, metrics = step_fn(state, next(placed))
             jax.block_until_ready(metrics)
         console.print(f"compiled; first step after {time.perf_counter() - started:.1f} s")
-        # not earlier: TensorBoard's writer imports PyTorch, if installed, which takes two seconds
-        log = Log(config.workdir, first)
-        window = monitor.Window(config.train.batch_size)
-        kept = averages.manager(config.workdir) if state.averages else None
-        loop = Loop(
-            setup, total, num_images, validate, draw, single, store, log, window, console, kept
-        )
-        try:
-            last = follow(loop, step_fn, state, metrics, placed, first, stopped)
-        except monitor.Diverged as error:
-            latest = store.latest_step()
-            where = "none was saved" if latest is None else store.directory / str(latest)
-            raise UserError(
-                f"{error}; the last good checkpoint: {where}. Try a lower "
-                "--optim.learning-rate, --optim.clip 1 or a longer --optim.warmup-steps, "
-                "in a new --workdir"
-            ) from None
-        finally:
-            log.close()
+        with monitor.stop_signals() as stopped:
+            loop = loop or opened(first, kept)
+            while True:
+                with contextlib.closing(loop.log):
+                    try:
+                        last = follow(loop, step_fn, state, metrics, placed, first, stopped)
+                        finish(loop)
+                        break
+                    except monitor.Diverged as error:
+                        trouble = error.with_traceback(None)  # which holds the states
+                del state, metrics
+                saving.check_may_skip(config, trouble, store, skips, stopped)
+                state = begin()
+                first = int(state.step)
+                skips = saving.skipping(config, trouble, skips, first)
+                console.print(f"{trouble}: back to step {first}, and on without its batch")
+                loop = opened(first, kept)
+                make_up(loop, first, state)
+                placed = map(place, rollback.stream(batches, first, skips))
+                state, metrics = step_fn(state, next(placed))
     if stopped:
         console.print(f"stopped by a signal: step {last} is saved; the same command resumes")
         return 128 + stopped[0]
@@ -163,6 +186,33 @@ def train(
         f"done: {count(total, 'step')}; pictures are in {Path(config.workdir) / 'samples'}"
     )
     return 0
+
+
+def make_up(loop: Loop, step: int, state: TrainState) -> None:
+    """Does what was due at the checkpoint that a run goes on from, and left nothing.
+
+    A signal or a kill has come first then. What came of later steps is forgotten.
+
+    Raises:
+      UserError: when the weights are those of a training that diverged.
+    """
+    config = loop.setup.config.train
+    variables = jaxddim.variables(loop.single(state))
+    if state.averages:
+        averages.forget_after(loop.kept, step)
+        averages.save(loop.kept, loop.single(state))
+    if loop.is_due(step, config.checkpoint_every) and "validation_loss" not in loop.log.names:
+        with stage(f"validating step {step}", loop.console):
+            loss = loop.validate(variables)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the validation loss of checkpoint {step} is {loss}, as its training had diverged:"
+                f" delete {loop.store.path(step)} to go on from the one before"
+            )
+        loop.log.write(step, validation_loss=loss)
+    picture = previews.path(loop.setup.config.workdir, step, "_strip")
+    if loop.is_due(step, config.sample_every) and not picture.exists():
+        draw(loop, step, variables)
 
 
 def compiled_step(
@@ -205,6 +255,9 @@ def follow(
     """Trains until all steps are done or a signal arrives; returns the last step.
 
     The first step has already been taken; `metrics` are its metrics.
+
+    Raises:
+      Diverged: when a metric is not finite, or the validation loss.
     """
     config = loop.setup.config.train
     with monitor.progress(loop.console, step, loop.total) as show:
@@ -212,23 +265,41 @@ def follow(
         loop.window.begin(step, metrics)
         while True:
             show(step, loop.window.loss, loop.window.rate)
+            announce(loop)
+            ends = bool(stopped)
             if loop.is_due(step, config.log_every):
                 write_line(loop, step)
-            if state.averages and averages.due(step, loop.kept.latest_step() or 0):
+            if state.averages and averages.due(step, averages.last(loop.kept)):
                 averages.save(loop.kept, loop.single(state))
-            if loop.is_due(step, config.checkpoint_every) or stopped:
-                save(loop, step, state, validated=not stopped)
-            if stopped:
+            if ends and step < loop.total:
+                check_weights(loop, step_fn, state, batches, step)
+            if loop.is_due(step, config.checkpoint_every) or ends:
+                save(loop, step, state, validated=not ends)
+            if ends:
                 return step
             if loop.is_due(step, config.sample_every):
-                with loop.window.paused(), stage(f"drawing samples of step {step}", loop.console):
-                    images = loop.draw(jaxddim.variables(loop.single(state)))
-                    previews.write_samples(loop.setup.config.workdir, loop.log, step, *images)
+                with loop.window.paused():
+                    draw(loop, step, jaxddim.variables(loop.single(state)))
             if step == loop.total:
                 return step
             state, metrics = step_fn(state, next(batches))
             step += 1
             loop.window.add(step, metrics)
+
+
+def check_weights(
+    loop: Loop, step_fn: Callable[..., Any], state: TrainState, batches: Iterator[Any], step: int
+) -> None:
+    """Takes the next step from a copy: the loss tells whether these weights are worth saving.
+
+    A validation would, too, but may have to be compiled first, for which a signal leaves no time.
+
+    Raises:
+      Diverged: when they are not.
+    """
+    with loop.window.paused():
+        _, metrics = step_fn(jax.tree.map(jnp.copy, state), next(batches))
+        monitor.read(step + 1, metrics)
 
 
 def write_line(loop: Loop, step: int) -> None:
@@ -240,11 +311,19 @@ def write_line(loop: Loop, step: int) -> None:
     heard()
 
 
+def draw(loop: Loop, step: int, variables: Any) -> None:
+    """Draws and writes the samples of a step."""
+    with stage(f"drawing samples of step {step}", loop.console):
+        images = loop.draw(variables)
+        previews.write_samples(loop.setup.config.workdir, loop.log, step, *images)
+
+
 def save(loop: Loop, step: int, state: TrainState, *, validated: bool) -> None:
-    """Saves a checkpoint, with its validation loss unless a signal is stopping the run.
+    """Begins to save a checkpoint, with its validation loss unless a signal is stopping the run.
 
     Raises:
       Diverged: when that loss is not finite; nothing is saved then.
+      SaveError: when the checkpoint before could not be saved.
     """
     told = f"validating and saving step {step}" if validated else f"saving step {step}"
     with loop.window.paused(), stage(told, loop.console):
@@ -252,9 +331,33 @@ def save(loop: Loop, step: int, state: TrainState, *, validated: bool) -> None:
         loss = loop.validate(jaxddim.variables(raw)) if validated else None
         if loss is not None and not math.isfinite(loss):
             raise monitor.Diverged(step, loss)
-        checkpoints.save(loop.store, raw, loss)
-        if raw.averages:
-            averages.save(loop.kept, raw)
+        finish(loop)
         if loss is not None:
             loop.log.write(step, validation_loss=loss)
-            loop.console.print(f"step {step} saved | validation loss {loss:.5f}")
+        loop.log.sync()
+        if raw.averages:
+            averages.save(loop.kept, raw)
+        checkpoints.save(loop.store, raw, loss, since=loop.window.since, wait=False)
+        if loss is not None:
+            loop.told.append(f"step {step} saved | validation loss {loss:.5f}")
+
+
+def announce(loop: Loop) -> None:
+    """Prints that a checkpoint is on the disk, once it is.
+
+    Raises:
+      SaveError: when it could not be saved.
+    """
+    if loop.store.finished() is not None:
+        finish(loop)
+
+
+def finish(loop: Loop) -> None:
+    """Waits until the last checkpoint is on the disk, and prints that it is.
+
+    Raises:
+      SaveError: when it could not be saved.
+    """
+    loop.store.wait()
+    while loop.told:
+        loop.console.print(loop.told.pop())

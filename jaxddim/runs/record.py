@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from jaxddim.runs.config import MAY_DIFFER, Config
+from jaxddim.runs.disk.flushing import flush
 from jaxddim.runs.errors import RunError
 from jaxddim.runs.flat import finite, from_flat
 from jaxddim.version import __version__
@@ -132,7 +133,7 @@ def read_names(workdir: str) -> tuple[str, ...]:
 
 
 def replace(workdir: str, name: str, content: bytes) -> None:
-    """Writes a file of the run atomically.
+    """Writes a file of the run atomically, and waits until it is on the disk.
 
     Raises:
       RunError: when the folder cannot be created or written to.
@@ -142,7 +143,9 @@ def replace(workdir: str, name: str, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content)
+        flush(part)
         part.replace(path)
+        flush(path.parent)
     except OSError as error:
         raise RunError(
             f"--workdir {workdir} cannot be written to ({error.strerror}): name another"
