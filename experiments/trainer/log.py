@@ -77,9 +77,12 @@ class Log:
     def write(self, step: int, **values: float) -> None:
         """Appends the numbers of a step; in metrics.jsonl one that is not finite is null."""
         line = json.dumps(finite({"step": step, **values}), allow_nan=False) + "\n"
-        self._lines.write(line.encode())
-        self._lines.flush()
+        self._append(line.encode())
         self._events.write(step, values)
+
+    def _append(self, line: bytes) -> None:
+        self._lines.write(line)
+        self._lines.flush()
 
     def picture(self, step: int, name: str, pixels: np.ndarray) -> None:
         """Adds a uint8 [h, w, c] picture to the events."""
