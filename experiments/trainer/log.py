@@ -40,15 +40,26 @@ class Log:
 
     A resumed run first drops entries written after its checkpoint.
 
+    Args:
+      workdir: folder of the run.
+      resumed_at: step of the checkpoint; 0 for a new run.
+      expected: lines that there were up to it.
     Attributes:
+      count: lines so far.
       names: what was written of the step that it resumed at.
       notes: what was wrong with the lines, to be told.
     """
 
-    def __init__(self, workdir: str | Path, resumed_at: int = 0):
+    def __init__(self, workdir: str | Path, resumed_at: int = 0, expected: int = 0):
         path = Path(workdir) / "metrics.jsonl"
         self.notes: list[str] = []
-        self.names = self._resume(path, resumed_at)
+        kept = self._resume(path, resumed_at)
+        self.names, self.count = kept.names, len(kept.lines)
+        if self.count < expected:
+            self.notes.append(
+                f"{path} has {self.count} of the {count(expected, 'line')} that there were up to "
+                f"step {resumed_at}: the others were deleted"
+            )
         self._lines = path.open("ab")
         try:
             self._events = _Events(Path(workdir), resumed_at + 1)
@@ -56,7 +67,7 @@ class Log:
             self._lines.close()
             raise
 
-    def _resume(self, path: Path, resumed_at: int) -> set[str]:
+    def _resume(self, path: Path, resumed_at: int) -> Kept:
         content = path.read_bytes() if path.exists() else b""
         kept = _kept(content, resumed_at)
         if kept.damaged:
@@ -66,18 +77,15 @@ class Log:
                 f"{path}: {count(kept.damaged, 'line')} cannot be read and left out; {copy} keeps "
                 "them"
             )
-        if resumed_at and not kept.lines:
-            self.notes.append(
-                f"{path} holds nothing of the steps up to {resumed_at}: it was deleted or emptied"
-            )
         if not kept.whole:
             replace(path, lambda file: file.write(b"".join(kept.lines)))
-        return kept.names
+        return kept
 
     def write(self, step: int, **values: float) -> None:
         """Appends the numbers of a step; in metrics.jsonl one that is not finite is null."""
         line = json.dumps(finite({"step": step, **values}), allow_nan=False) + "\n"
         self._append(line.encode())
+        self.count += 1
         self._events.write(step, values)
 
     def _append(self, line: bytes) -> None:

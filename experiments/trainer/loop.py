@@ -57,8 +57,8 @@ class Loop(NamedTuple):
     log: Log
     window: monitor.Window
     console: Console
-    kept: Store
-    told: list[str]
+    kept: Any = None
+    told: Any = None
 
     def epochs(self, step: int) -> float:
         """Epochs trained after this many steps."""
@@ -140,10 +140,11 @@ def train(
     draw = previews.make_sampler(config, setup.model, setup.schedule)
 
     def opened(step: int, kept: Store) -> Loop:
-        log = Log(config.workdir, step)
+        known = saving.logged(store, step)
+        log = Log(config.workdir, step, known.lines)
         for note in log.notes:
             console.print(f"warning: {note}", style="yellow")
-        window = monitor.Window(config.train.batch_size, saving.since(store, step))
+        window = monitor.Window(config.train.batch_size, known.since)
         return Loop(
             setup, total, num_images, validate, draw, single, store, log, window, console, kept, []
         )
@@ -337,7 +338,8 @@ def save(loop: Loop, step: int, state: TrainState, *, validated: bool) -> None:
         loop.log.sync()
         if raw.averages:
             averages.save(loop.kept, raw)
-        checkpoints.save(loop.store, raw, loss, since=loop.window.since, wait=False)
+        log = saving.Logged(loop.log.count, loop.window.since)._asdict()
+        checkpoints.save(loop.store, raw, loss, log=log, wait=False)
         if loss is not None:
             loop.told.append(f"step {step} saved | validation loss {loss:.5f}")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from experiments.terminal.errors import UserError
 from experiments.trainer import monitor, rollback
@@ -11,10 +12,22 @@ from jaxddim.runs.config import Config
 from jaxddim.runs.disk.store import Store
 
 
-def since(store: Store, step: int) -> list[dict[str, float]]:
-    """The metrics of the steps between the last line of the log and a checkpoint."""
-    found = store.record(step, checkpoints.SINCE)
-    return found if isinstance(found, list) else []  # older versions have none
+class Logged(NamedTuple):
+    """What a checkpoint knows of the log.
+
+    Attributes:
+      lines: how many there were up to its step.
+      since: the metrics of each step since the last line with their means.
+    """
+
+    lines: int = 0
+    since: Sequence[dict[str, float]] = ()
+
+
+def logged(store: Store, step: int) -> Logged:
+    """What the checkpoint of a step knows of the log; nothing where an older version saved it."""
+    found = store.record(step, checkpoints.LOG)
+    return Logged(**found) if isinstance(found, dict) else Logged()
 
 
 def last_good(store: Store) -> str:

@@ -10,8 +10,8 @@ from jaxddim.runs.disk.store import Damaged, Store
 from jaxddim.runs.errors import RunError
 from jaxddim.training.state import TrainState
 
-METRICS, SINCE = "metrics/metrics", "since.json"
-"""Records of a checkpoint: its validation loss, and the metrics since the last line of the log."""
+METRICS, LOG = "metrics/metrics", "log.json"
+"""Records of a checkpoint: its validation loss, and what is known of the log of its training."""
 TRIES = 3
 """How often the latest checkpoint is looked up while a training deletes older ones."""
 
@@ -58,7 +58,7 @@ def save(
     state: TrainState,
     loss: float | None,
     *,
-    since: list[dict[str, float]] | None = None,
+    log: Any = None,
     wait: bool = True,
 ) -> None:
     """Saves a state under its step, unless a sound one is there.
@@ -67,7 +67,7 @@ def save(
       checkpoints: from `manager`.
       state: the state.
       loss: its validation loss, if known.
-      since: the metrics of the steps since the last line of the log.
+      log: a record of the log of its training.
       wait: whether to wait until it is on the disk. If not, the state may be given to the next
         step meanwhile, and `finished` or `close` of the checkpoints tell how it ended.
     Raises:
@@ -77,7 +77,7 @@ def save(
     checkpoints.wait()
     if step in checkpoints.all_steps() and checkpoints.damage(step) is None:
         return
-    records: dict[str, Any] = {SINCE: since or []}
+    records: dict[str, Any] = {} if log is None else {LOG: log}
     if loss is not None:
         records[METRICS] = {"validation_loss": loss}
     checkpoints.save(step, _stored(state), records)

@@ -57,6 +57,16 @@ def flags(root: Path, workdir: Path, *more: Any) -> list[str]:
     return [*tiny.flags(root, workdir), *tiny.SMALL, *LOOP, *map(str, more)]
 
 
+def one_line(ended: Ended, *parts: str) -> None:
+    """Whether a command ended with a mistake that is told in one line, and no more."""
+    assert ended.code == 2, ended
+    assert "Traceback" not in ended.told and "Exception" not in ended.told, ended.told
+    (line,) = [line for line in ended.told.splitlines() if line.startswith("error: ")]
+    assert line == ended.told.splitlines()[-1]
+    for part in parts:
+        assert part in line, line
+
+
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
     starter = Starter(tmp_path_factory.mktemp("faults"))

@@ -5,10 +5,13 @@ It has imported what commands import, and started no JAX backend. A line on stdi
     {"name": "train", "flags": [...], "out": FILE, "trap": [TARGET, COUNT, WHEN], "signals": [9]}
 
 The fork sends itself these signals at the COUNT-th call of TARGET, "module:name": before it, after
-it, or half through the file that it writes. With "seconds" it is killed after that time, "size"
-limits its files in bytes, and "user" is whom it runs as. The answer on stdout is its exit status.
+it, or half through the file that it writes; or this call and all later ones say that the disk is
+full ("full"). "run" is Python that runs there instead. With "seconds" it is killed after that time,
+"size" limits its files in bytes, and "user" is whom it runs as. The answer on stdout is its exit
+status.
 """
 
+import errno
 import functools
 import importlib
 import json
@@ -50,10 +53,11 @@ def half(write: Any, send: Any, *arguments: Any, **options: Any) -> None:
     send()
 
 
-def set_trap(numbers: list[int], target: str, count: int, when: str) -> None:
-    """Sends this process these signals at the count-th call of a function."""
+def set_trap(numbers: list[int], run: str, target: str, count: int, when: str) -> None:
+    """Sends this process these signals, and runs this, at the count-th call of a function."""
 
     def send() -> None:
+        exec(run)
         for number in numbers:
             os.kill(os.getpid(), number)
             time.sleep(0.2)
@@ -68,7 +72,9 @@ def set_trap(numbers: list[int], target: str, count: int, when: str) -> None:
     @functools.wraps(real)
     def trapped(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
-        if len(calls) != count:
+        if when == "full" and len(calls) >= count:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if len(calls) != count or when == "full":
             return real(*arguments, **options)
         if when == "half":
             half(real, send, *arguments, **options)
@@ -95,7 +101,8 @@ def serve(request: dict[str, Any]) -> None:
         os.setgroups([])
         os.setuid(request["user"])
     if "trap" in request:
-        set_trap(request.get("signals", [signal.SIGKILL]), *request["trap"])
+        sent = [] if "run" in request else request.get("signals", [signal.SIGKILL])
+        set_trap(sent, request.get("run", ""), *request["trap"])
     sys.modules.pop(f"experiments.{request['name']}", None)
     try:
         runpy.run_module(f"experiments.{request['name']}", run_name="__main__", alter_sys=True)

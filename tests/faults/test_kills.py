@@ -1,4 +1,4 @@
-"""kill -9 anywhere: the same command goes on, and in the end nothing is lost, doubled or different."""
+"""kill -9 anywhere: the same command goes on, and at its end nothing is lost, doubled or other."""
 
 import pytest
 

@@ -87,7 +87,9 @@ class Store:
         self.directory = Path(directory).absolute()
         self._keep = keep
         self.saving: int | None = None
+        self._failed = False
         logging.getLogger("absl").addFilter(_without_orbax)
+        _ignore_closed_loops()
 
     def __enter__(self) -> "Store":
         return self
@@ -204,6 +206,8 @@ class Store:
 
     def tidy(self) -> None:
         """Removes what a killed process left; only for who writes to this folder."""
+        if jax.process_index() != 0:
+            return
         for pattern in LEFT:
             for path in self.directory.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)
@@ -218,6 +222,8 @@ class Store:
         if "_orbax" in self.__dict__:
             self._orbax.close()
             self._forget()
+        if self._failed:
+            self.tidy()  # again: what was still being written then
 
     def _forget(self) -> None:
         for name in ("_orbax", "_handler"):
@@ -229,8 +235,8 @@ class Store:
         with contextlib.suppress(Exception):
             self._orbax.close()
         self._forget()
-        if jax.process_index() == 0:
-            self.tidy()
+        self._failed = True
+        self.tidy()
         last = self.latest_step()
         return SaveError(
             f"checkpoint {step} cannot be saved in {self.directory} ({reason(error)}); "
@@ -259,7 +265,6 @@ class Store:
         Raises:
           Damaged: when it cannot be read.
         """
-        _ignore_closed_loops()
         try:
             with ocp.StandardCheckpointer() as reader:
                 return reader.restore(self.path(step) / "default", abstract)
@@ -277,7 +282,7 @@ class Store:
 
 
 def _ignore_closed_loops() -> None:
-    """Drops what TensorStore's threads say when others are answered after one read has failed."""
+    """Drops what TensorStore's threads say when a file has failed, and others are done later."""
     before = sys.unraisablehook
     if getattr(before, "ignores", None) == CLOSED:
         return
