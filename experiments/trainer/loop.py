@@ -180,7 +180,7 @@ def train(
                 make_up(loop, first, state)
                 placed = map(place, rollback.stream(batches, first, skips))
                 state, metrics = step_fn(state, next(placed))
-    if stopped:
+    if stopped and last < total:
         console.print(f"stopped by a signal: step {last} is saved; the same command resumes")
         return 128 + stopped[0]
     console.print(
@@ -267,21 +267,23 @@ def follow(
         while True:
             show(step, loop.window.loss, loop.window.rate)
             announce(loop)
-            ends = bool(stopped)
             if loop.is_due(step, config.log_every):
                 write_line(loop, step)
             if state.averages and averages.due(step, averages.last(loop.kept)):
                 averages.save(loop.kept, loop.single(state))
-            if ends and step < loop.total:
-                check_weights(loop, step_fn, state, batches, step)
-            if loop.is_due(step, config.checkpoint_every) or ends:
-                save(loop, step, state, validated=not ends)
-            if ends:
-                return step
-            if loop.is_due(step, config.sample_every):
+            # a checkpoint comes last: whoever goes on from it finds all that was due up to it
+            ends = step == loop.total
+            due = loop.is_due(step, config.checkpoint_every) and (ends or not stopped)
+            loss = validated(loop, step, state) if due else None
+            if loop.is_due(step, config.sample_every) and (ends or not stopped):
                 with loop.window.paused():
                     draw(loop, step, jaxddim.variables(loop.single(state)))
-            if step == loop.total:
+            ends = ends or bool(stopped)
+            if ends and not due:
+                check_weights(loop, step_fn, state, batches, step)
+            if ends or due:
+                save(loop, step, state, loss)
+            if ends:
                 return step
             state, metrics = step_fn(state, next(batches))
             step += 1
@@ -319,19 +321,28 @@ def draw(loop: Loop, step: int, variables: Any) -> None:
         previews.write_samples(loop.setup.config.workdir, loop.log, step, *images)
 
 
-def save(loop: Loop, step: int, state: TrainState, *, validated: bool) -> None:
+def validated(loop: Loop, step: int, state: TrainState) -> float:
+    """The validation loss of a step.
+
+    Raises:
+      Diverged: when it is not finite.
+    """
+    with loop.window.paused(), stage(f"validating and saving step {step}", loop.console):
+        loss = loop.validate(jaxddim.variables(loop.single(state)))
+    if not math.isfinite(loss):
+        raise monitor.Diverged(step, loss)
+    return loss
+
+
+def save(loop: Loop, step: int, state: TrainState, loss: float | None) -> None:
     """Begins to save a checkpoint, with its validation loss unless a signal is stopping the run.
 
     Raises:
-      Diverged: when that loss is not finite; nothing is saved then.
       SaveError: when the checkpoint before could not be saved.
     """
-    told = f"validating and saving step {step}" if validated else f"saving step {step}"
-    with loop.window.paused(), stage(told, loop.console):
+    told = stage(f"saving step {step}", loop.console) if loss is None else contextlib.nullcontext()
+    with loop.window.paused(), told:
         raw = loop.single(state)
-        loss = loop.validate(jaxddim.variables(raw)) if validated else None
-        if loss is not None and not math.isfinite(loss):
-            raise monitor.Diverged(step, loss)
         finish(loop)
         if loss is not None:
             loop.log.write(step, validation_loss=loss)

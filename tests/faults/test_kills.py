@@ -50,6 +50,8 @@ KILLS = [  # one start of the command each, in this order, on one run
     ("jaxddim.runs.disk.store:shutil.rmtree", 2, "before"),
     ("jaxddim.runs.disk.store:shutil.rmtree", 3, "after"),
     ("experiments.trainer.loop:write_line", 2, "after"),
+    ("experiments.trainer.loop:validated", 2, "after"),
+    ("experiments.trainer.loop:draw", 1, "after"),
     ("jaxddim.runs.disk.store:Store.close", 1, "before"),
 ]
 SECONDS = (0.4, 0.8, 1.2, 1.6, 2.0, 2.4)
