@@ -7,6 +7,7 @@ Other errors keep their traceback.
 import contextlib
 import dataclasses
 import difflib
+import errno
 import io
 import itertools
 import re
@@ -19,6 +20,9 @@ from experiments.terminal.errors import UserError
 from experiments.terminal.files import located
 from jaxddim.runs.config import ImageSize
 from jaxddim.runs.errors import RunError
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""Of writing to a disk that is full, or to one that must not be written to."""
 
 
 def run(
@@ -59,6 +63,11 @@ def run(
             if interrupted:
                 raise
             code = _fail(str(error))
+        except OSError as error:
+            if interrupted or error.errno not in NO_ROOM:
+                raise
+            place = error.filename or "a file"
+            code = _fail(f"{place} cannot be written ({error.strerror}): free some space there")
     sys.exit(code)
 
 

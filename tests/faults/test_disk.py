@@ -66,6 +66,22 @@ def test_a_full_disk_ends_a_run_with_a_line_and_it_goes_on_when_there_is_room(
         subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("sample", ["--num", 1, "--steps", 2, "--out", "out.png"]),
+        ("sample", ["--num", 2, "--steps", 2, "--out", "out.npz"]),
+        ("sample", ["--num", 2, "--steps", 2, "--out", "out"]),
+        ("evaluate", ["--metrics", "validation_loss", "--out", "out.json"]),
+        ("export", ["--batch", 1, "--steps", 2, "--out", "out.jaxddim"]),
+    ],
+)
+def test_other_commands_end_with_a_line_and_leave_no_file(start, whole, tmp_path, name, more):
+    more = [tmp_path / one if str(one).startswith("out") else one for one in more]
+    one_line(start(name, "--workdir", whole, *more, size=100), "cannot be written (File too large)")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 FULL = [
     ("pathlib:Path.write_bytes", 1),
     ("experiments.trainer.log:_Events._add", 1),

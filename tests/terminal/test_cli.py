@@ -1,6 +1,7 @@
 """The command line: flags in any form and order, and one line for each user error."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -435,6 +436,14 @@ def test_ctrl_c_after_the_work_is_done_changes_nothing():
     late = "import atexit; atexit.register(ctrl_c)"
     process = in_a_process(MAIN, late, "def main(_): print('done')", RUN)
     assert (process.returncode, process.stdout, process.stderr) == (0, "done\n", "")
+
+
+@pytest.mark.parametrize("number", sorted(cli.NO_ROOM))
+def test_a_full_disk_is_one_line_in_every_command(number):
+    lines = f"def main(_): raise OSError({number}, os.strerror({number}), '/data/a.png')"
+    process = in_a_process(MAIN, "import os", lines, RUN)
+    said = f"error: /data/a.png cannot be written ({os.strerror(number)}): free some space there"
+    assert (process.returncode, process.stderr) == (2, said + "\n")
 
 
 def test_other_errors_keep_their_traceback():
