@@ -1,6 +1,6 @@
 """The commands, and a folder for each stage of a run.
 
-While a command is being imported, Ctrl-C ends it as `terminal.interrupts` does later.
+While a command is being imported, a signal ends it as `terminal.interrupts` does later.
 """
 
 import os
@@ -11,12 +11,19 @@ from typing import Any
 INTERRUPTED = "stopped by Ctrl-C"
 
 
-def end(*_: Any) -> None:
-    """Says that Ctrl-C has stopped the process, and ends it without its teardown."""
-    os.write(2, f"{INTERRUPTED}\n".encode())
-    os._exit(128 + signal.SIGINT)
+def stopped_by(number: int) -> str:
+    """What is said of a signal."""
+    return INTERRUPTED if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+
+
+def end(number: int = signal.SIGINT, *_: Any) -> None:
+    """Says which signal has stopped the process, and ends it without its teardown."""
+    os.write(2, f"{stopped_by(number)}\n".encode())
+    os._exit(128 + number)
 
 
 # so while `python -m experiments.NAME` looks for its module
-if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, end)
+if sys.argv[:1] == ["-m"]:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+            signal.signal(number, end)

@@ -26,7 +26,7 @@ from experiments.terminal.errors import UserError
 from experiments.terminal.files import save_text
 from experiments.terminal.progress import stage, tracked
 from experiments.terminal.texts import count
-from experiments.trainer import monitor
+from experiments.trainer import lock, monitor
 from jaxddim import TrainState, checks
 from jaxddim.runs import checkpoints
 from jaxddim.runs import record as records
@@ -72,6 +72,12 @@ def swiss_roll(config: SwissRollConfig) -> None:
     """
     check(config)
     console = progress.console()
+    records.read(config.workdir, "swiss_roll")  # nothing is written to the folder of another run
+    with lock.held(config.workdir, console):
+        _swiss_roll(config, console)
+
+
+def _swiss_roll(config: SwissRollConfig, console: Console) -> None:
     record = records.read(config.workdir, "swiss_roll")
     if record:
         records.check_same_config(config.workdir, flatten(config), record["config"])

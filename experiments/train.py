@@ -6,7 +6,9 @@ and the best). The same command resumes the run, and so does --workdir DIR alone
 checkpoint first.
 """
 
+import contextlib
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -20,10 +22,10 @@ from experiments.terminal.errors import UserError, user_mistakes
 from experiments.terminal.files import absolute
 from experiments.terminal.progress import stage
 from experiments.terminal.texts import count
-from experiments.trainer import loop, starts
+from experiments.trainer import lock, loop, starts
 from experiments.trainer.starts import Start
 from jaxddim import TrainState
-from jaxddim.runs import checkpoints, moments, record
+from jaxddim.runs import averages, checkpoints, moments, record
 from jaxddim.runs.build import abstract_state, around, build
 from jaxddim.runs.config import Config
 from jaxddim.runs.flat import flatten
@@ -33,6 +35,12 @@ from jaxddim.training import meshes
 
 def train(config: Config) -> int:
     """Trains a run, or resumes it. Returns the exit code: 0, or 128 + n after signal n."""
+    with contextlib.ExitStack() as stack:
+        return _train(config, stack)
+
+
+def _train(config: Config, stack: contextlib.ExitStack) -> int:
+    """The same; what the stack holds is given back at the end: the folder's lock, and threads."""
     console = progress.console()
     console.quiet = not processes.is_first()
     with stage("starting", wait=True):
@@ -40,7 +48,7 @@ def train(config: Config) -> int:
         mesh = meshes.make_mesh()
         setup = build(config)
         abstract = abstract_state(setup)
-    train_set, held_out, config, start = open_run(config, abstract, console)
+    train_set, held_out, config, start = open_run(config, abstract, console, stack)
     setup = around(setup._replace(config=config), moments.read(config.workdir, config))
     batch_size, num_images = config.train.batch_size, len(train_set.images)
     total = config.train.steps or math.ceil((config.train.epochs or 1) * num_images / batch_size)
@@ -60,42 +68,47 @@ def train(config: Config) -> int:
             f"{count(num_images, 'training image')}: every step takes some of them more than once",
             style="yellow",
         )
-    store = checkpoints.manager(config.workdir, config.train.keep)
-    state = loop.first_state(setup, abstract, mesh, store, console, start)
+    store = stack.enter_context(checkpoints.manager(config.workdir, config.train.keep))
+    for leftovers in (store, averages.manager(config.workdir)):
+        leftovers.tidy()
+    begin = functools.partial(loop.first_state, setup, abstract, mesh, store, console, start)
+    state = begin()
     processes.check_equal("checkpoint", {"step": int(state.step)})
     if int(state.step) >= total:
         console.print(
             f"nothing to do: {int(state.step)} of {total} steps are done; raise --train.steps"
         )
         return 0
-    batches = data.batches(
+    batches = functools.partial(
+        data.batches,
         train_set.images,
         batch_size=batch_size // jax.process_count(),
         seed=config.seed,
-        first_step=int(state.step),
         flip=config.data.flip,
         shard=(jax.process_index(), jax.process_count()),
     )
     return loop.train(
-        setup, mesh, state, batches, total, num_images, held_out.images, store, console
+        setup, mesh, state, batches, total, num_images, held_out.images, store, console, begin
     )
 
 
 def open_run(
-    config: Config, abstract: TrainState, console: Console
+    config: Config, abstract: TrainState, console: Console, stack: contextlib.ExitStack
 ) -> tuple[data.Dataset, data.Dataset, Config, Start | None]:
     """Training images, held-out images, the configuration with their source, and where to start.
 
     Records a new run; a resumed run must match its record. Of several processes the first writes,
-    once all of them have read and have the same command and images.
+    once all have read and have the same command and images. It takes the folder's lock before that,
+    which the stack gives back.
 
     Raises:
-      UserError: when there are no images.
+      UserError: when there are no images, or another process trains in the folder.
       RunError: when the folder holds another run, or cannot be written to, or --train.init-from
         names none that can be started from.
     """
     found = record.read(config.workdir)
     if found:
+        locked(config, stack, console)
         old = record.configuration(config.workdir, found)
         if config.data.source == "auto":
             config = with_data(config, source=old.data.source)
@@ -135,6 +148,13 @@ def open_run(
         record.check_images(config.workdir, dataset.fingerprint, images, found)
         return train_set, held_out, config, starts.recorded(config, found)
     start = None if found else starts.chosen(config, abstract, console)
+    if not found and processes.is_first():
+        locked(config, stack, console)
+        if record.read(config.workdir):
+            raise UserError(
+                f"another process has just begun a run in {config.workdir}: the same command "
+                "resumes it once that has ended"
+            )
     about = {
         "source": dataset.source,
         "num_images": images,
@@ -155,6 +175,12 @@ def open_run(
         record.write(config.workdir, {"config": flatten(config), "data": about} | origin)
     processes.gather("recorded")
     return train_set, held_out, config, start
+
+
+def locked(config: Config, stack: contextlib.ExitStack, console: Console) -> None:
+    """Takes the folder's lock, of several processes the first for all."""
+    if processes.is_first():
+        stack.enter_context(lock.held(config.workdir, console))
 
 
 def agree(config: Config, found: dict[str, Any] | None, fingerprint: str) -> None:

@@ -7,6 +7,7 @@ Other errors keep their traceback.
 import contextlib
 import dataclasses
 import difflib
+import errno
 import io
 import itertools
 import re
@@ -21,6 +22,9 @@ from experiments.terminal.files import located
 from experiments.terminal.texts import printable
 from jaxddim.runs.config import ImageSize
 from jaxddim.runs.errors import RunError
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""Of writing to a disk that is full, or to one that must not be written to."""
 
 
 def run(
@@ -64,11 +68,19 @@ def run(
             code = _fail(str(error))
             processes.last_words("")
             processes.leave(code)
-        except Exception:
-            if processes.joined():
+        except Exception as error:
+            if interrupted:
+                raise
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                place = error.filename or "a file"
+                code = _fail(f"{place} cannot be written ({error.strerror}): free some space there")
+                processes.leave(code)
+            elif processes.joined():
                 traceback.print_exc()
-                processes.leave(1)
-            raise
+                code = 1
+                processes.leave(code)
+            else:
+                raise
     sys.exit(code)
 
 

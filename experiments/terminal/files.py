@@ -121,17 +121,33 @@ def save_json(path: Path, record: Any) -> None:
 
 
 def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file atomically, and creates its folder; nothing is left of a write that fails."""
+    """Writes a file atomically, and creates its folder; nothing is left of a write that fails.
+
+    What is written is on the disk before the file gets its name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
             write(file)
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
+        _flush_names(path.parent)
     except BaseException:  # Ctrl-C too
         with contextlib.suppress(OSError):
             part.unlink()
         raise
+
+
+def _flush_names(folder: Path) -> None:
+    """Waits until the names in a folder are on the disk, where its file system can tell."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def save_text(path: Path, text: str) -> None:

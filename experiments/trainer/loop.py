@@ -1,5 +1,6 @@
 """The training loop: steps, with logging, checkpoints and samples between them."""
 
+import contextlib
 import functools
 import math
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
@@ -18,12 +20,13 @@ from experiments.terminal import processes
 from experiments.terminal.errors import UserError
 from experiments.terminal.progress import heard, stage
 from experiments.terminal.texts import count
-from experiments.trainer import monitor, previews, starts, validation
+from experiments.trainer import monitor, previews, rollback, saving, starts, validation
 from experiments.trainer.log import Log, Silent
 from experiments.trainer.starts import Start
 from jaxddim import TrainState
 from jaxddim.runs import averages, checkpoints
 from jaxddim.runs.build import Setup, new_state
+from jaxddim.runs.disk.store import Store
 from jaxddim.training import meshes
 
 SHORT = 50
@@ -40,11 +43,12 @@ class Loop(NamedTuple):
       validate: ``validate(variables) -> loss``.
       draw: ``draw(variables) -> (samples, strip)``.
       mesh: the devices.
-      store: the checkpoint manager.
+      store: the checkpoints.
       log: where numbers and pictures are written.
       window: metrics since the last line of the log.
       console: where messages are printed.
-      kept: the manager of the stored averages; None for runs without them.
+      kept: the stored averages; empty for runs without them.
+      told: what is printed once the checkpoint that is being saved is on the disk.
     """
 
     setup: Setup
@@ -53,11 +57,16 @@ class Loop(NamedTuple):
     validate: Callable[[Any], float]
     draw: Callable[[Any], tuple[jax.Array, jax.Array]]
     mesh: Mesh
-    store: Any
+    store: Store
     log: Log
     window: monitor.Window
     console: Console
     kept: Any = None
+    told: Any = None
+
+    def variables(self, state: TrainState) -> Any:
+        """The averaged weights of a state, whole on every device."""
+        return meshes.gathered(jaxddim.variables(state), self.mesh)
 
     def epochs(self, step: int) -> float:
         """Epochs trained after this many steps."""
@@ -80,7 +89,7 @@ def first_state(
     setup: Setup,
     abstract: TrainState,
     mesh: Mesh,
-    store: Any,
+    store: Store,
     console: Console,
     start: Start | None = None,
 ) -> TrainState:
@@ -102,10 +111,10 @@ def first_state(
         return meshes.spread(state, where)
 
 
-def tell_where(store: Any) -> None:
+def tell_where(store: Store) -> None:
     """Leaves word of the last good checkpoint, should another process of the run end."""
     latest = store.latest_step()
-    where = "none was saved" if latest is None else f"{store.directory / str(latest)}"
+    where = "none was saved" if latest is None else str(store.path(latest))
     processes.last_words(
         f"a process of this run has ended, so this one ends too; the last good checkpoint: {where}."
         " The same command resumes, with any number of processes"
@@ -116,12 +125,13 @@ def train(
     setup: Setup,
     mesh: Mesh,
     state: TrainState,
-    batches: Iterator[np.ndarray],
+    batches: Callable[..., Iterator[np.ndarray]],
     total: int,
     num_images: int,
     held_out: np.ndarray,
-    store: Any,
+    store: Store,
     console: Console,
+    begin: Callable[[], TrainState],
 ) -> int:
     """Trains from this state on.
 
@@ -129,21 +139,25 @@ def train(
       setup: the run's setup.
       mesh: the devices.
       state: the state to start from.
-      batches: float32 [batch, h, w, c], from the state's step on; of several processes, this one's
-        rows.
+      batches: ``batches(first_step=n)``, float32 [batch, h, w, c], the stream from its n-th on; of
+        several processes, this one's rows.
       total: steps of the whole training.
       num_images: images in an epoch.
       held_out: uint8 [n, h, w, c], for the validation loss.
-      store: the checkpoint manager.
+      store: the checkpoints.
       console: where messages are printed.
+      begin: ``begin()``, the state to go on from after a step has diverged.
     Returns:
       The exit code: 0, or 128 + n after signal n.
     Raises:
-      UserError: when the loss is no longer finite.
+      UserError: when a metric is no longer finite, or a file cannot be written.
+      SaveError: when a checkpoint cannot be written.
     """
     config, first = setup.config, int(state.step)
     tell_where(store)
+    skips = rollback.read(config.workdir)
     step_fn = compiled_step(setup, mesh)
+    place = functools.partial(jax.make_array_from_process_local_data, meshes.by_rows(mesh))
     validate = validation.make_validation(
         config,
         setup.model,
@@ -154,40 +168,83 @@ def train(
         mesh=mesh,
     )
     draw = previews.make_sampler(config, setup.model, setup.schedule, mesh)
-    rows = meshes.by_rows(mesh)
-    placed = (jax.make_array_from_process_local_data(rows, batch) for batch in batches)
-    with monitor.stop_signals() as stopped:
+
+    def opened(step: int, kept: Store) -> Loop:
+        known = saving.logged(store, step)
+        first = processes.is_first()
+        log = Log(config.workdir, step, known.lines) if first else Silent(config.workdir, step)
+        for note in log.notes:
+            console.print(f"warning: {note}", style="yellow")
+        window = monitor.Window(config.train.batch_size, known.since)
+        return Loop(
+            setup, total, num_images, validate, draw, mesh, store, log, window, console, kept, []
+        )
+
+    with saving.room(config, store), averages.manager(config.workdir) as kept:
+        # a new run's later: TensorBoard's writer imports PyTorch, if installed, for two seconds
+        loop = opened(first, kept) if first else None
+        if loop:
+            make_up(loop, first, state)
+        placed = map(place, rollback.stream(batches, first, skips))
         with stage("compiling the training step, then the first step", console):
             started = time.perf_counter()
             state, metrics = step_fn(state, next(placed))
             jax.block_until_ready(metrics)
         console.print(f"compiled; first step after {time.perf_counter() - started:.1f} s")
-        # not earlier: TensorBoard's writer imports PyTorch, if installed, which takes two seconds
-        log = Log(config.workdir, first) if processes.is_first() else Silent()
-        window = monitor.Window(config.train.batch_size)
-        kept = averages.manager(config.workdir) if state.averages else None
-        loop = Loop(
-            setup, total, num_images, validate, draw, mesh, store, log, window, console, kept
-        )
-        try:
-            last = follow(loop, step_fn, state, metrics, placed, first, stopped)
-        except monitor.Diverged as error:
-            latest = store.latest_step()
-            where = "none was saved" if latest is None else store.directory / str(latest)
-            raise UserError(
-                f"{error}; the last good checkpoint: {where}. Try a lower "
-                "--optim.learning-rate, --optim.clip 1 or a longer --optim.warmup-steps, "
-                "in a new --workdir"
-            ) from None
-        finally:
-            log.close()
-    if stopped:
+        with monitor.stop_signals() as stopped:
+            loop = loop or opened(first, kept)
+            while True:
+                with contextlib.closing(loop.log):
+                    try:
+                        last = follow(loop, step_fn, state, metrics, placed, first, stopped)
+                        finish(loop)
+                        break
+                    except monitor.Diverged as error:
+                        trouble = error.with_traceback(None)  # which holds the states
+                del state, metrics
+                saving.check_may_skip(config, trouble, store, skips, stopped)
+                state = begin()
+                first = int(state.step)
+                skips = saving.skipping(config, trouble, skips, first)
+                console.print(f"{trouble}: back to step {first}, and on without its batch")
+                loop = opened(first, kept)
+                make_up(loop, first, state)
+                placed = map(place, rollback.stream(batches, first, skips))
+                state, metrics = step_fn(state, next(placed))
+    if stopped and last < total:
         console.print(f"stopped by a signal: step {last} is saved; the same command resumes")
         return 128 + stopped[0]
     console.print(
         f"done: {count(total, 'step')}; pictures are in {Path(config.workdir) / 'samples'}"
     )
     return 0
+
+
+def make_up(loop: Loop, step: int, state: TrainState) -> None:
+    """Does what was due at the checkpoint that a run goes on from, and left nothing.
+
+    A signal or a kill has come first then. What came of later steps is forgotten.
+
+    Raises:
+      UserError: when the weights are those of a training that diverged.
+    """
+    config = loop.setup.config.train
+    variables = loop.variables(state)
+    if state.averages:
+        averages.forget_after(loop.kept, step)
+        averages.save(loop.kept, state)
+    if loop.is_due(step, config.checkpoint_every) and "validation_loss" not in loop.log.names:
+        with stage(f"validating step {step}", loop.console):
+            loss = loop.validate(variables)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the validation loss of checkpoint {step} is {loss}, as its training had diverged:"
+                f" delete {loop.store.path(step)} to go on from the one before"
+            )
+        loop.log.write(step, validation_loss=loss)
+    picture = previews.path(loop.setup.config.workdir, step, "_strip")
+    if loop.is_due(step, config.sample_every) and not picture.exists():
+        draw(loop, step, variables)
 
 
 def compiled_step(setup: Setup, mesh: Mesh) -> Callable[..., Any]:
@@ -221,6 +278,9 @@ def follow(
     """Trains until all steps are done or a signal arrives; returns the last step.
 
     The first step has already been taken; `metrics` are its metrics.
+
+    Raises:
+      Diverged: when a metric is not finite, or the validation loss.
     """
     config = loop.setup.config.train
     with monitor.progress(loop.console, step, loop.total) as show:
@@ -228,26 +288,45 @@ def follow(
         loop.window.begin(step, metrics)
         while True:
             show(step, loop.window.loss, loop.window.rate)
-            if loop.is_due(step, config.log_every):
-                write_line(loop, step)
-            if state.averages and averages.due(step, loop.kept.latest_step() or 0):
-                averages.save(loop.kept, state)
+            announce(loop)
             if processes.stop_agreed(step):
                 stopped.append(signal.SIGTERM)
-            if loop.is_due(step, config.checkpoint_every) or stopped:
-                save(loop, step, state, validated=not stopped)
-            if stopped:
-                return step
-            if loop.is_due(step, config.sample_every):
-                with loop.window.paused(), stage(f"drawing samples of step {step}", loop.console):
-                    images = loop.draw(meshes.gathered(jaxddim.variables(state), loop.mesh))
-                    if processes.is_first():
-                        previews.write_samples(loop.setup.config.workdir, loop.log, step, *images)
-            if step == loop.total:
+            if loop.is_due(step, config.log_every):
+                write_line(loop, step)
+            if state.averages and averages.due(step, averages.last(loop.kept)):
+                averages.save(loop.kept, state)
+            # a checkpoint comes last: whoever goes on from it finds all that was due up to it
+            ends = step == loop.total
+            due = loop.is_due(step, config.checkpoint_every) and (ends or not stopped)
+            loss = validated(loop, step, state) if due else None
+            if loop.is_due(step, config.sample_every) and (ends or not stopped):
+                with loop.window.paused():
+                    draw(loop, step, loop.variables(state))
+            ends = ends or bool(stopped)
+            if ends and not due:
+                check_weights(loop, step_fn, state, batches, step)
+            if ends or due:
+                save(loop, step, state, loss)
+            if ends:
                 return step
             state, metrics = step_fn(state, next(batches))
             step += 1
             loop.window.add(step, metrics)
+
+
+def check_weights(
+    loop: Loop, step_fn: Callable[..., Any], state: TrainState, batches: Iterator[Any], step: int
+) -> None:
+    """Takes the next step from a copy: the loss tells whether these weights are worth saving.
+
+    A validation would, too, but may have to be compiled first, for which a signal leaves no time.
+
+    Raises:
+      Diverged: when they are not.
+    """
+    with loop.window.paused():
+        _, metrics = step_fn(jax.tree.map(jnp.copy, state), next(batches))
+        monitor.read(step + 1, metrics)
 
 
 def write_line(loop: Loop, step: int) -> None:
@@ -259,23 +338,64 @@ def write_line(loop: Loop, step: int) -> None:
     heard()
 
 
-def save(loop: Loop, step: int, state: TrainState, *, validated: bool) -> None:
-    """Saves a checkpoint, with its validation loss unless a signal is stopping the run.
+def draw(loop: Loop, step: int, variables: Any) -> None:
+    """Draws and writes the samples of a step."""
+    with stage(f"drawing samples of step {step}", loop.console):
+        images = loop.draw(variables)
+        if processes.is_first():
+            previews.write_samples(loop.setup.config.workdir, loop.log, step, *images)
+
+
+def validated(loop: Loop, step: int, state: TrainState) -> float:
+    """The validation loss of a step.
 
     Raises:
-      Diverged: when that loss is not finite; nothing is saved then.
+      Diverged: when it is not finite.
     """
-    told = f"validating and saving step {step}" if validated else f"saving step {step}"
-    with loop.window.paused(), stage(told, loop.console):
-        loss = None
-        if validated:
-            loss = loop.validate(meshes.gathered(jaxddim.variables(state), loop.mesh))
-        if loss is not None and not math.isfinite(loss):
-            raise monitor.Diverged(step, loss)
-        checkpoints.save(loop.store, state, loss)
-        if state.averages:
-            averages.save(loop.kept, state)
-        tell_where(loop.store)
+    with loop.window.paused(), stage(f"validating and saving step {step}", loop.console):
+        loss = loop.validate(loop.variables(state))
+    if not math.isfinite(loss):
+        raise monitor.Diverged(step, loss)
+    return loss
+
+
+def save(loop: Loop, step: int, state: TrainState, loss: float | None) -> None:
+    """Begins to save a checkpoint, with its validation loss unless a signal is stopping the run.
+
+    Raises:
+      SaveError: when the checkpoint before could not be saved.
+    """
+    told = stage(f"saving step {step}", loop.console) if loss is None else contextlib.nullcontext()
+    with loop.window.paused(), told:
+        finish(loop)
         if loss is not None:
             loop.log.write(step, validation_loss=loss)
-            loop.console.print(f"step {step} saved | validation loss {loss:.5f}")
+        loop.log.sync()
+        if state.averages:
+            averages.save(loop.kept, state)
+        log = saving.Logged(loop.log.count, loop.window.since)._asdict()
+        checkpoints.save(loop.store, state, loss, log=log, wait=False)
+        if loss is not None:
+            loop.told.append(f"step {step} saved | validation loss {loss:.5f}")
+
+
+def announce(loop: Loop) -> None:
+    """Prints that a checkpoint is on the disk, once it is.
+
+    Raises:
+      SaveError: when it could not be saved.
+    """
+    if loop.store.finished() is not None:
+        finish(loop)
+
+
+def finish(loop: Loop) -> None:
+    """Waits until the last checkpoint is on the disk, and prints that it is.
+
+    Raises:
+      SaveError: when it could not be saved.
+    """
+    loop.store.wait()
+    tell_where(loop.store)
+    while loop.told:
+        loop.console.print(loop.told.pop())

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments.terminal import processes
+from experiments.terminal import interrupts, processes
 from experiments.terminal.progress import ticks
 
 IN_FLIGHT = 2
@@ -22,10 +22,11 @@ IN_FLIGHT = 2
 
 
 class Diverged(Exception):
-    """The loss of a step was not a finite number."""
+    """A metric of a step was not a finite number."""
 
-    def __init__(self, step: int, loss: float):
-        super().__init__(f"the loss became {loss} at step {step}")
+    def __init__(self, step: int, value: float, name: str = "loss"):
+        self.step = step
+        super().__init__(f"the {name.replace('_', ' ')} became {value} at step {step}")
 
 
 class Window:
@@ -33,14 +34,18 @@ class Window:
 
     The rate is that of finished steps over the time that they took. Before there is one, it and
     the loss are None.
+
+    Args:
+      batch_size: images in a step.
+      since: metrics of earlier steps since the last log point, of a run that is resumed.
     """
 
-    def __init__(self, batch_size: int):
+    def __init__(self, batch_size: int, since: Sequence[dict[str, float]] = ()):
         self.loss: float | None = None
         self.rate: float | None = None
         self._batch_size = batch_size
         self._pending: deque[tuple[int, dict[str, jax.Array]]] = deque()
-        self._done: list[dict[str, float]] = []
+        self._done = list(since)
         self._steps, self._seconds = 0, 0.0
         self._mark = time.perf_counter()
 
@@ -48,7 +53,7 @@ class Window:
         """Adds a process's first step, whose time is not counted: most of it is compilation.
 
         Raises:
-          Diverged: when its loss was not finite.
+          Diverged: when a metric was not finite.
         """
         with self.paused():
             self._done.append(self._read(step, metrics))
@@ -57,17 +62,22 @@ class Window:
         """Adds a step's metrics, and waits for those from IN_FLIGHT steps earlier.
 
         Raises:
-          Diverged: when a loss was not finite.
+          Diverged: when a metric was not finite.
         """
         self._pending.append((step, metrics))
         while len(self._pending) > IN_FLIGHT:
             self._fetch()
 
+    @property
+    def since(self) -> list[dict[str, float]]:
+        """The metrics of each step since the last log point, as far as they were waited for."""
+        return list(self._done)
+
     def wait(self) -> None:
         """Waits for every step taken so far.
 
         Raises:
-          Diverged: when a loss was not finite.
+          Diverged: when a metric was not finite.
         """
         while self._pending:
             self._fetch()
@@ -81,10 +91,8 @@ class Window:
             self.rate = self._steps * self._batch_size / self._seconds
 
     def _read(self, step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
-        values = {name: float(np.mean(np.asarray(value))) for name, value in metrics.items()}
+        values = read(step, metrics)
         self.loss = values["loss"]
-        if not math.isfinite(self.loss):
-            raise Diverged(step, self.loss)
         return values
 
     def flush(self) -> dict[str, float]:
@@ -107,12 +115,27 @@ class Window:
         self._mark = time.perf_counter()
 
 
+def read(step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
+    """The metrics of a step, which are waited for.
+
+    Raises:
+      Diverged: when one of them is not finite.
+    """
+    values = {name: float(np.mean(np.asarray(value))) for name, value in metrics.items()}
+    for name in sorted(values, key=lambda name: name != "loss"):
+        if not math.isfinite(values[name]):
+            raise Diverged(step, values[name], name)
+    return values
+
+
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
     """Yields a list that receives SIGINT or SIGTERM; a second signal has its usual effect.
 
-    Outside the main thread, where Python sets no handler, signals have their usual effect. Of
-    several processes JAX takes the signals, see `processes.stop_agreed`.
+    In a command that is to end the process at once. Of several processes JAX takes the signals, see
+    `processes.stop_agreed`.
+
+    Outside the main thread, where Python sets no handler, signals have their usual effect.
     """
     received: list[int] = []
     before = {}
@@ -120,12 +143,13 @@ def stop_signals() -> Iterator[list[int]]:
         yield received
         return
     if processes.joined():
-        with processes.interrupts_passed_on():
+        with interrupts.patience(), processes.interrupts_passed_on():
             yield received
         return
 
     def handle(number: int, frame: Any) -> None:
         del frame
+        interrupts.tell(number)
         received.append(number)
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -133,7 +157,8 @@ def stop_signals() -> Iterator[list[int]]:
     for number in (signal.SIGINT, signal.SIGTERM):
         before[number] = signal.signal(number, handle) or signal.SIG_DFL  # None: set outside Python
     try:
-        yield received
+        with interrupts.patience():
+            yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -51,11 +51,15 @@ def make_sampler(
     return jaxddim.compiled(draw, out_shardings=meshes.everywhere(mesh))
 
 
+def path(workdir: str, step: int, name: str) -> Path:
+    """The file of the samples ("") or the strip ("_strip") of a step."""
+    return Path(workdir) / "samples" / f"{step:07d}{name}.png"
+
+
 def write_samples(workdir: str, log: Log, step: int, samples: jax.Array, strip: jax.Array) -> None:
     """Writes samples/STEP.png and samples/STEP_strip.png, and adds both to TensorBoard."""
     zoom = pictures.zoom(samples)
     for name, images, columns in (("", samples, None), ("_strip", strip, len(strip))):
         pixels = pictures.grid(to_uint8(images), columns)
-        path = Path(workdir) / "samples" / f"{step:07d}{name}.png"
-        pictures.save_png(path, pixels, zoom)
+        pictures.save_png(path(workdir, step, name), pixels, zoom)
         log.picture(step, f"samples{name}", pixels)

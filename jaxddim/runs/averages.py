@@ -1,11 +1,12 @@
 """The stored averages of a run, in ``workdir/averages`` (Orbax): a pair for each of some steps."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 
+from jaxddim.runs.disk.store import Damaged, Store
 from jaxddim.runs.errors import RunError, run_errors
 from jaxddim.training import averages
 from jaxddim.training.state import TrainState
@@ -14,10 +15,18 @@ CLOSEST = 20
 """Steps between stored pairs, at least."""
 
 
-def manager(workdir: str | Path) -> ocp.CheckpointManager:
-    """The stored pairs of averages, each under its step."""
-    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-    return ocp.CheckpointManager((Path(workdir) / "averages").absolute(), options=options)
+def manager(workdir: str | Path) -> Store:
+    """The stored pairs of averages, each under its step; those too old to count are forgotten."""
+
+    def kept(steps: list[int]) -> set[int]:
+        return {step for step in steps if step >= averages.OLDEST * steps[-1]}
+
+    return Store(Path(workdir) / "averages", kept)
+
+
+def last(store: Store) -> int:
+    """The step of the last pair that was stored, or is being stored; 0 if there is none."""
+    return max(store.latest_step() or 0, store.saving or 0)
 
 
 def due(step: int, last: int) -> bool:
@@ -25,15 +34,23 @@ def due(step: int, last: int) -> bool:
     return step >= max(last * averages.RATIO, last + CLOSEST)
 
 
-def save(store: ocp.CheckpointManager, state: TrainState) -> None:
-    """Stores the averages of a state under its step, and forgets those too old to count."""
+def save(store: Store, state: TrainState) -> None:
+    """Stores the averages of a state under its step, unless sound ones are there.
+
+    Its arrays may be reused as soon as this returns.
+
+    Raises:
+      SaveError: when they, or those before, cannot be saved.
+    """
     step = int(state.step)
-    if step in store.all_steps():
-        return
-    store.save(step, args=ocp.args.StandardSave(state.averages))
-    for old in store.all_steps():
-        if old < averages.OLDEST * step:
-            store.delete(old)
+    store.wait()
+    if step not in store.all_steps() or store.damage(step) is not None:
+        store.save(step, state.averages)
+
+
+def forget_after(store: Store, step: int) -> None:
+    """Deletes pairs of later steps, which a run that goes on from this step makes again."""
+    store.delete({later for later in store.all_steps() if later > step})
 
 
 def params(workdir: str, length: float, step: int, abstract: TrainState) -> Any:
@@ -63,5 +80,14 @@ def params(workdir: str, length: float, step: int, abstract: TrainState) -> Any:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
         abstract.averages,
     )
-    stored: list[Any] = [store.restore(s, args=ocp.args.StandardRestore(wanted)) for s in steps]
-    return averages.combined(stored, averages.coefficients(steps, length, step))
+    stored: dict[int, Any] = {}
+    for s in steps:
+        try:
+            store.check(s)
+            stored[s] = store.restore(s, wanted)
+        except Damaged as error:
+            print(f"warning: {error}; the others are taken", file=sys.stderr)
+    if not stored:
+        raise RunError(f"no averages in {store.directory} can be read: restore the folder")
+    weights = averages.coefficients(list(stored), length, step)
+    return averages.combined(list(stored.values()), weights)

@@ -1,15 +1,19 @@
 """Checkpoints of a run: the latest few and the one with the best validation loss (Orbax)."""
 
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import orbax.checkpoint as ocp
-from absl import logging
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from jaxddim.runs.disk.store import Damaged, Store
 from jaxddim.runs.errors import RunError
 from jaxddim.training.state import TrainState
+
+METRICS, LOG = "metrics/metrics", "log.json"
+"""Records of a checkpoint: its validation loss, and what is known of the log of its training."""
+TRIES = 3
+"""How often the latest checkpoint is looked up while a training deletes older ones."""
 
 
 class _Plain(NamedTuple):
@@ -26,54 +30,68 @@ def _stored(state: TrainState) -> Any:
     return state if state.averages else _Plain(*state[: len(_Plain._fields)])
 
 
-def _loss(metrics: Any) -> float:
-    return metrics["validation_loss"]
+def manager(workdir: str | Path, keep: int = 2) -> Store:
+    """The checkpoints in ``workdir/checkpoints``: the latest `keep`, and the best."""
+
+    def kept(steps: list[int]) -> set[int]:
+        return set(steps[-keep:]) | set(_by_loss(store, steps)[:1])
+
+    store = Store(Path(workdir) / "checkpoints", kept)
+    return store
 
 
-def manager(workdir: str | Path, keep: int = 2) -> ocp.CheckpointManager:
-    """The checkpoints in ``workdir/checkpoints``: the latest `keep`, and the best.
+def loss(checkpoints: Store, step: int) -> float | None:
+    """The validation loss of a checkpoint, if it has one."""
+    found = checkpoints.record(step, METRICS)
+    value = found.get("validation_loss") if isinstance(found, dict) else None
+    return value if isinstance(value, float) else None
 
-    Each is written under a temporary name and renamed when complete, so a run that is killed while
-    saving leaves the previous one intact. Saving is synchronous, since the next step reuses the
-    buffers of the state.
+
+def _by_loss(checkpoints: Store, steps: list[int]) -> list[int]:
+    """Those of some steps that have a validation loss, the best first, the later of two equals."""
+    known = {step: value for step in steps if (value := loss(checkpoints, step)) is not None}
+    return sorted(known, key=lambda step: (known[step], -step))
+
+
+def save(
+    checkpoints: Store,
+    state: TrainState,
+    loss: float | None,
+    *,
+    log: Any = None,
+    wait: bool = True,
+) -> None:
+    """Saves a state under its step, unless a sound one is there.
+
+    Args:
+      checkpoints: from `manager`.
+      state: the state.
+      loss: its validation loss, if known.
+      log: a record of the log of its training.
+      wait: whether to wait until it is on the disk. If not, the state may be given to the next
+        step meanwhile, and `finished` or `close` of the checkpoints tell how it ended.
+    Raises:
+      SaveError: when it cannot be saved.
     """
-    policy = preservation_policy.AnyPreservationPolicy(
-        [
-            preservation_policy.LatestN(keep),
-            preservation_policy.BestN(
-                get_metric_fn=_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False
-            ),
-        ]
-    )
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=policy,
-        best_fn=_loss,
-        best_mode="min",
-        enable_async_checkpointing=False,
-    )
-    return ocp.CheckpointManager((Path(workdir) / "checkpoints").absolute(), options=options)
-
-
-def save(checkpoints: ocp.CheckpointManager, state: TrainState, loss: float | None) -> None:
-    """Saves a state under its step, with its validation loss if known."""
     step = int(state.step)
-    if step in checkpoints.all_steps():
+    checkpoints.wait()
+    if step in checkpoints.all_steps() and checkpoints.damage(step) is None:
         return
-    metrics = None if loss is None else {"validation_loss": loss}
-    verbosity = logging.get_verbosity()
-    if metrics is None:
-        logging.set_verbosity(logging.ERROR)  # else Orbax warns that there are no metrics
-    checkpoints.save(step, args=ocp.args.StandardSave(_stored(state)), metrics=metrics)
-    logging.set_verbosity(verbosity)
+    records: dict[str, Any] = {} if log is None else {LOG: log}
+    if loss is not None:
+        records[METRICS] = {"validation_loss": loss}
+    checkpoints.save(step, _stored(state), records)
+    if wait:
+        checkpoints.wait()
 
 
 def restore(
-    checkpoints: ocp.CheckpointManager,
-    abstract: TrainState,
-    which: str = "latest",
-    where: Any = None,
+    checkpoints: Store, abstract: TrainState, which: str = "latest", where: Any = None
 ) -> TrainState:
     """A saved state.
+
+    A damaged checkpoint is told on stderr, and the one before is taken, unless it was named by its
+    step.
 
     Args:
       checkpoints: from `manager`.
@@ -81,32 +99,76 @@ def restore(
       which: "latest", "best" (lowest validation loss), or a step.
       where: a tree of shardings, on which devices the arrays are put; None for one local device.
     Raises:
-      RunError: when there is no such checkpoint, or it is of another network.
+      RunError: when there is no such checkpoint, it is damaged, or it is of another network.
+    """
+    if where is None:
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        where = jax.tree.map(lambda _: device, abstract)
+    placed = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        where,
+    )
+    told: dict[int, str] = {}
+    for _ in range(TRIES):
+        for step in candidates(checkpoints, which):
+            if step in told:
+                continue
+            try:
+                found = _restored(checkpoints, placed, step)
+            except Damaged as error:
+                if not checkpoints.path(step).exists():
+                    break  # a training has just deleted it, and saved a later one
+                told[step] = str(error)
+                if which.isdigit():
+                    raise
+                continue
+            for message in told.values():
+                print(f"warning: {message}; taken is the one of step {step}", file=sys.stderr)
+            return found
+        else:
+            break
+    raise RunError(
+        f"no checkpoint in {checkpoints.directory} can be read ({'; '.join(told.values())}); "
+        "nothing was deleted: restore the folder from a copy, or name another --workdir"
+    )
+
+
+def candidates(checkpoints: Store, which: str) -> list[int]:
+    """The steps of "latest", "best" or a step, the first choice first.
+
+    Raises:
+      RunError: when there is none.
     """
     steps = checkpoints.all_steps()
     if not steps:
         raise RunError(f"{checkpoints.directory} holds no checkpoint: train the run first")
     if which == "latest":
-        step = checkpoints.latest_step()
-    elif which == "best":
-        step = checkpoints.best_step()
-        if step is None:
-            step = checkpoints.latest_step()
-    elif which.isdigit() and int(which) in steps:
-        step = int(which)
-    else:
-        raise RunError(
-            f"no checkpoint {which!r} in {checkpoints.directory}: expected latest, best or one of "
-            + ", ".join(map(str, sorted(steps)))
-        )
-    if where is None:
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        where = jax.tree.map(lambda _: device, abstract)
-    abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract,
-        where,
+        return steps[::-1]
+    if which == "best":
+        best = _by_loss(checkpoints, steps)
+        if not best:
+            raise RunError(
+                f"no checkpoint in {checkpoints.directory} has a validation loss, so none is known "
+                f"to be the best: expected latest or one of {', '.join(map(str, steps))}"
+            )
+        return best
+    if which.isascii() and which.isdigit() and int(which) in steps:
+        return [int(which)]
+    raise RunError(
+        f"no checkpoint {which!r} in {checkpoints.directory}: expected latest, best or one of "
+        + ", ".join(map(str, steps))
     )
+
+
+def _restored(checkpoints: Store, abstract: TrainState, step: int) -> TrainState:
+    """The state of a step.
+
+    Raises:
+      Damaged: when it cannot be read.
+      RunError: when it is of another network.
+    """
+    checkpoints.check(step)
     saved, wanted = _saved_shapes(checkpoints, step), _shapes(abstract.params)
     if saved is not None and saved != wanted:
         name = min(name for name in saved | wanted if saved.get(name) != wanted.get(name))
@@ -115,22 +177,15 @@ def restore(
             f"describes (the shape of {name} is {saved.get(name)} in the one, {wanted.get(name)} "
             "in the other): restore either file"
         )
-    restored: Any = checkpoints.restore(step, args=ocp.args.StandardRestore(_stored(abstract)))
-    return TrainState(*restored)
+    return TrainState(*checkpoints.restore(step, _stored(abstract)))
 
 
-def _saved_shapes(checkpoints: ocp.CheckpointManager, step: int | None) -> dict[str, Any] | None:
+def _saved_shapes(checkpoints: Store, step: int) -> dict[str, Any] | None:
     """The shapes of the saved parameters by name; None where Orbax does not tell them."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
     try:
-        with ocp.StandardCheckpointer() as reader:
-            found: Any = reader.metadata(checkpoints.directory / str(step) / "default")
-        return _shapes(found.item_metadata.tree["params"])
+        return _shapes(checkpoints.shapes(step)["params"])
     except Exception:  # damaged files may raise anything: restoring tells
         return None
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def _shapes(tree: Any) -> dict[str, Any]:

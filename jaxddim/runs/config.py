@@ -157,6 +157,9 @@ class LoopConfig:
     """Steps between checkpoints, validated; if not given an epoch, or 50 if that is below 2."""
     sample_every: int | None = None
     """Steps between sample grids; if not given an epoch, or 50 if that is below 2."""
+    on_nan: Literal["stop", "rollback"] = "stop"
+    """A loss that is no number ends training; or it goes back to the last checkpoint and skips that
+    batch."""
     keep: int = 2
     """Latest checkpoints to keep, besides the best."""
     num_samples: int = 16
@@ -173,9 +176,9 @@ class Config:
 
     When it resumes, these flags may have other values, and no others: --data.path, --data.data-dir,
     --data.cache-dir, --model.remat, --train.steps, --train.epochs, --train.log-every,
-    --train.checkpoint-every, --train.sample-every, --train.keep, --train.num-samples,
-    --train.sample-steps, --train.split-state, --distributed; and the folder may have been moved
-    (--workdir).
+    --train.checkpoint-every, --train.sample-every, --train.on-nan, --train.keep,
+    --train.num-samples, --train.sample-steps, --train.split-state, --distributed; and the folder
+    may have been moved (--workdir).
 
     With --config demo it takes about 20 minutes on two cores, cars64 two to three hours; cars takes
     hours on a GPU, and cars_unet days.
@@ -208,6 +211,7 @@ MAY_DIFFER = {
     "train.log_every",
     "train.checkpoint_every",
     "train.sample_every",
+    "train.on_nan",
     "train.keep",
     "train.num_samples",
     "train.sample_steps",

@@ -17,6 +17,7 @@ import jax
 from jaxddim.files import reading
 from jaxddim.files.reading import MOST_ITEMS, short, shown
 from jaxddim.runs.config import MAY_DIFFER, Config
+from jaxddim.runs.disk.flushing import flush
 from jaxddim.runs.errors import RunError
 from jaxddim.runs.flat import finite, from_flat
 from jaxddim.version import __version__
@@ -182,7 +183,7 @@ def read_names(workdir: str) -> tuple[str, ...]:
 
 
 def replace(workdir: str, name: str, content: bytes) -> None:
-    """Writes a file of the run atomically.
+    """Writes a file of the run atomically, and waits until it is on the disk.
 
     Raises:
       RunError: when the folder cannot be created or written to.
@@ -192,7 +193,9 @@ def replace(workdir: str, name: str, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content)
+        flush(part)
         part.replace(path)
+        flush(path.parent)
     except OSError as error:
         raise RunError(
             f"--workdir {workdir} cannot be written to ({error.strerror}): name another"

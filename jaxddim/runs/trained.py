@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxddim.predictions import as_denoiser, threshold
 from jaxddim.runs import averages, checkpoints, moments, record
@@ -77,15 +78,28 @@ def restore(
       ema: length of another average of the parameters, as a share of the training, in place of
         that of `weights`; for runs with --optim.averages.
     Raises:
-      RunError: when there is no run, no such checkpoint, or no average of this length.
+      RunError: when there is no run, no such checkpoint, no average of this length, or weights are
+        not finite.
     """
     setup = build(record.load(workdir))
     setup = around(setup, moments.read(workdir, setup.config))
     abstract = abstract_state(setup)
     state = checkpoints.restore(checkpoints.manager(workdir), abstract, checkpoint)
     found, step = variables(state, weights), int(state.step)
+    check_finite(workdir, step, found)
     if ema is not None:
         if weights != "ema":
             raise RunError(f"--ema {ema:g} names an average: leave out --weights {weights}")
         found |= {"params": averages.params(workdir, ema, step, abstract)}
     return Trained(setup.config, setup.model, setup.schedule, found, step, clip)
+
+
+def check_finite(workdir: str, step: int, variables: Any) -> None:
+    """Raises a RunError when a variable is NaN or infinite somewhere."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if not np.isfinite(leaf).all():
+            raise RunError(
+                f"the weights of checkpoint {step} in {workdir} are not finite "
+                f"({jax.tree_util.keystr(path)}), as its training had diverged: name another "
+                "--checkpoint, or train anew with a lower --optim.learning-rate"
+            )

@@ -199,7 +199,13 @@ def test_a_field_may_differ_exactly_when_it_changes_nothing_that_was_computed(fi
     harmless = {"workdir", "config", "model.remat"}
     harmless |= {"data.path", "data.data_dir", "data.cache_dir"}
     harmless |= {"train.steps", "train.epochs", "train.log_every", "train.checkpoint_every"}
-    harmless |= {"train.sample_every", "train.keep", "train.num_samples", "train.sample_steps"}
+    harmless |= {
+        "train.on_nan",
+        "train.sample_every",
+        "train.keep",
+        "train.num_samples",
+        "train.sample_steps",
+    }
     assert harmless == MAY_DIFFER | {"config"}
     old = flatten(PRESETS["tiny"]())
     kept = json.loads(json.dumps(old))

@@ -1,6 +1,8 @@
 """The command line: flags in any form and order, and one line for each user error."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -403,6 +405,35 @@ MOMENTS = {
 }
 
 
+COMPILED = (  # as XLA's compiler: no bytecode runs, and no signal is handled, for a minute
+    MAIN,
+    "import hashlib, os",
+    "def later():",
+    "  time.sleep(0.3)",
+    "  for number in numbers: os.kill(os.getpid(), number); time.sleep(0.1)",
+    "def main(_):",
+    "  threading.Thread(target=later).start()",
+    "  hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)",
+)
+
+
+@pytest.mark.parametrize("names", [("SIGINT",), ("SIGTERM",), ("SIGINT", "SIGINT")])
+def test_a_signal_while_no_bytecode_runs_is_one_line_soon(names):
+    numbers = [signal.Signals[name] for name in names]
+    began = time.monotonic()
+    process = in_a_process(*COMPILED, f"numbers = {[int(n) for n in numbers]}", RUN)
+    said = "stopped by " + ("Ctrl-C" if names[0] == "SIGINT" else "SIGTERM")
+    assert (process.returncode, process.stderr) == (128 + numbers[0], said + "\n")
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_sigterm_is_one_line_and_143_whenever_it_comes(moment):
+    lines = [line.replace("ctrl_c()", "sigterm()") for line in MOMENTS[moment]]
+    process = in_a_process("sigterm = lambda *_: signal.raise_signal(signal.SIGTERM)", *lines)
+    assert (process.returncode, process.stderr) == (143, "stopped by SIGTERM\n")
+
+
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_ctrl_c_is_one_line_and_130_whenever_it_comes(moment):
     process = in_a_process(*MOMENTS[moment])
@@ -413,6 +444,14 @@ def test_ctrl_c_after_the_work_is_done_changes_nothing():
     late = "import atexit; atexit.register(ctrl_c)"
     process = in_a_process(MAIN, late, "def main(_): print('done')", RUN)
     assert (process.returncode, process.stdout, process.stderr) == (0, "done\n", "")
+
+
+@pytest.mark.parametrize("number", sorted(cli.NO_ROOM))
+def test_a_full_disk_is_one_line_in_every_command(number):
+    lines = f"def main(_): raise OSError({number}, os.strerror({number}), '/data/a.png')"
+    process = in_a_process(MAIN, "import os", lines, RUN)
+    said = f"error: /data/a.png cannot be written ({os.strerror(number)}): free some space there"
+    assert (process.returncode, process.stderr) == (2, said + "\n")
 
 
 def test_other_errors_keep_their_traceback():

@@ -1,0 +1,304 @@
+"""Checkpoints in a folder, each under its step (Orbax), saved while training goes on.
+
+    FOLDER/STEP/default/      a tree of arrays
+    FOLDER/STEP/NAME          small records, as JSON
+    FOLDER/STEP/sums.json     checksums over all of these
+
+A checkpoint is written under a temporary name, summed, flushed to the disk and renamed; only then
+are older ones deleted. So a run that is killed, or whose disk is full, has the one before. In
+several processes all save at the same steps, and the first renames and deletes.
+"""
+
+import contextlib
+import errno
+import functools
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxddim.runs.disk import sums
+from jaxddim.runs.disk.flushing import flush, flush_all
+from jaxddim.runs.errors import RunError
+
+PEERS = 120
+"""Seconds that a process waits for others to have saved."""
+FOREVER = 10**9
+"""For a process that is alone: Orbax counts by the clock, which may be set forward meanwhile."""
+DELETED = ".deleted-"
+"""How the name of a checkpoint begins that is being deleted."""
+LEFT = (f"{DELETED}*", "*.orbax-checkpoint-tmp*")
+"""What a process leaves that is killed while it saves or deletes."""
+CLOSED = "Event loop is closed"
+
+
+class SaveError(RunError):
+    """A checkpoint that could not be saved."""
+
+
+class Damaged(RunError):
+    """A checkpoint that cannot be read."""
+
+
+class _Handler(ocp.CompositeCheckpointHandler):
+    """Completes a checkpoint before it gets its name."""
+
+    records: Mapping[str, Any]
+
+    def finalize(self, directory: Any) -> None:
+        super().finalize(directory)
+        folder = Path(directory)
+        for name, record in self.records.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(json.dumps(record))
+        sums.write(folder)
+        flush_all(folder)
+
+
+@ocp.args.register_with_handler(_Handler, for_save=True, for_restore=True)
+class _Items(ocp.args.Composite):
+    """What is saved by this handler."""
+
+
+def _without_orbax(record: logging.LogRecord) -> bool:
+    """Orbax logs tracebacks of errors that it raises, too."""
+    return "orbax" not in record.pathname
+
+
+class Store:
+    """The checkpoints in a folder, which is made when the first is saved.
+
+    Args:
+      directory: the folder.
+      keep: ``keep(steps)``, those that are kept of the steps that there are, in rising order.
+    Attributes:
+      directory: the folder.
+      saving: the step that is being saved; None if none is.
+    """
+
+    def __init__(self, directory: Path, keep: Callable[[list[int]], set[int]]):
+        self.directory = Path(directory).absolute()
+        self._keep = keep
+        self.saving: int | None = None
+        self._failed = False
+        logging.getLogger("absl").addFilter(_without_orbax)
+        _ignore_closed_loops()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    @functools.cached_property
+    def _handler(self) -> _Handler:
+        return _Handler()
+
+    @functools.cached_property
+    def _orbax(self) -> ocp.AsyncCheckpointer:
+        return ocp.AsyncCheckpointer(
+            self._handler,
+            async_options=ocp.AsyncOptions(
+                timeout_secs=FOREVER if jax.process_count() == 1 else PEERS,
+                create_directories_asynchronously=False,  # so that a mistake is found at once
+            ),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                barrier_sync_key_prefix=self.directory.name
+            ),
+        )
+
+    def path(self, step: int) -> Path:
+        """The folder of a checkpoint."""
+        return self.directory / str(step)
+
+    def all_steps(self) -> list[int]:
+        """The steps of complete checkpoints, damaged or not, in rising order."""
+        if not self.directory.is_dir():
+            return []
+        names = (path.name for path in self.directory.iterdir() if path.is_dir())
+        return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+    def latest_step(self) -> int | None:
+        """The last of these; None if there is none."""
+        return max(self.all_steps(), default=None)
+
+    def record(self, step: int, name: str) -> Any:
+        """A small record of a checkpoint; None if it has none, or one that cannot be read."""
+        try:
+            return json.loads((self.path(step) / name).read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def save(self, step: int, tree: Any, records: Mapping[str, Any] | None = None) -> None:
+        """Begins to save a tree of arrays, with small records; waits for the save before.
+
+        The arrays may be reused as soon as this returns. A checkpoint of this step is replaced.
+
+        Raises:
+          SaveError: when this save, or the one before, fails; older checkpoints are left alone.
+        """
+        self.wait()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._handler.records = dict(records or {})
+            self._orbax.save(
+                self.path(step),
+                args=_Items(default=ocp.args.StandardSave(tree)),
+                custom_metadata=sums.MARK,
+                force=True,
+            )
+        except Exception as error:  # a full disk raises errors of several kinds
+            raise self._failure(step, error) from None
+        self.saving = step
+
+    def finished(self) -> int | None:
+        """The step of a save that has ended since the last call; None while none has.
+
+        Raises:
+          SaveError: when it has failed.
+        """
+        step = self.saving
+        if step is None:
+            return None
+        try:
+            self._orbax.check_for_errors()
+        except Exception as error:
+            raise self._failure(step, error) from None
+        if not self.path(step).exists():
+            return None
+        self.wait()
+        return step
+
+    def wait(self) -> None:
+        """Waits until the last save is on the disk, then deletes what is no longer kept.
+
+        Raises:
+          SaveError: when it has failed; nothing is deleted then.
+        """
+        step = self.saving
+        if step is None:
+            return
+        try:
+            self._orbax.wait_until_finished()
+            flush(self.directory)
+        except Exception as error:
+            raise self._failure(step, error) from None
+        self.saving = None
+        steps = self.all_steps()
+        self.delete(set(steps) - self._keep(steps))
+
+    def delete(self, steps: set[int]) -> None:
+        """Deletes checkpoints; one that is half deleted has no step any more."""
+        if jax.process_index() != 0:
+            return
+        for step in sorted(steps):
+            aside = self.directory / f"{DELETED}{step}"
+            with contextlib.suppress(OSError):  # tidied up by the next start
+                self.path(step).rename(aside)
+                shutil.rmtree(aside)
+
+    def tidy(self) -> None:
+        """Removes what a killed process left; only for who writes to this folder."""
+        if jax.process_index() != 0:
+            return
+        for pattern in LEFT:
+            for path in self.directory.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def close(self) -> None:
+        """Waits for the last save, and ends what this has started.
+
+        Raises:
+          SaveError: when that save has failed.
+        """
+        self.wait()
+        if "_orbax" in self.__dict__:
+            self._orbax.close()
+            self._forget()
+        if self._failed:
+            self.tidy()  # again: what was still being written then
+
+    def _forget(self) -> None:
+        for name in ("_orbax", "_handler"):
+            self.__dict__.pop(name, None)
+
+    def _failure(self, step: int, error: Exception) -> SaveError:
+        """The error of a failed save, of which nothing is left: no files, no threads."""
+        self.saving = None
+        with contextlib.suppress(Exception):
+            self._orbax.close()
+        self._forget()
+        self._failed = True
+        self.tidy()
+        last = self.latest_step()
+        return SaveError(
+            f"checkpoint {step} cannot be saved in {self.directory} ({reason(error)}); "
+            + ("there is none before" if last is None else f"the last good one is {last}")
+            + ": free some space or mend the folder, then the same command goes on"
+        )
+
+    def damage(self, step: int) -> str | None:
+        """What the sums of a checkpoint say is wrong with it; None if nothing."""
+        return sums.damage(self.path(step))
+
+    def check(self, step: int) -> None:
+        """Raises a Damaged when the sums of a checkpoint say that it is."""
+        if told := self.damage(step):
+            raise self._damaged(step, told)
+
+    def _damaged(self, step: int, told: str) -> Damaged:
+        return Damaged(f"checkpoint {step} in {self.directory} is damaged: {told}")
+
+    def restore(self, step: int, abstract: Any) -> Any:
+        """A tree of arrays; `check` comes first.
+
+        Args:
+          step: of the checkpoint.
+          abstract: shapes, types and shardings.
+        Raises:
+          Damaged: when it cannot be read.
+        """
+        try:
+            with ocp.StandardCheckpointer() as reader:
+                return reader.restore(self.path(step) / "default", abstract)
+        except Exception as error:  # damaged files may raise anything
+            raise self._damaged(step, reason(error)) from None
+
+    def shapes(self, step: int) -> Any:
+        """The tree of a checkpoint with shapes for arrays; None where Orbax does not tell it."""
+        try:
+            with ocp.StandardCheckpointer() as reader:
+                found: Any = reader.metadata(self.path(step) / "default")
+            return found.item_metadata.tree
+        except Exception:  # damaged files may raise anything: restoring tells
+            return None
+
+
+def _ignore_closed_loops() -> None:
+    """Drops what TensorStore's threads say when a file has failed, and others are done later."""
+    before = sys.unraisablehook
+    if getattr(before, "ignores", None) == CLOSED:
+        return
+
+    def hook(found: Any) -> None:
+        if str(found.exc_value) != CLOSED:
+            before(found)
+
+    hook.ignores = CLOSED  # pyrefly: ignore[missing-attribute]
+    sys.unraisablehook = hook
+
+
+def reason(error: BaseException) -> str:
+    """Why something could not be read or written, in a few words."""
+    text = " ".join(str(error).split())
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+        if os.strerror(number) in text:
+            return os.strerror(number)
+    return (text[:157] + "...") if len(text) > 160 else text or type(error).__name__

@@ -1,0 +1,130 @@
+"""Starts commands fast, and ends them where a test wants: a process from which others fork.
+
+It has imported what commands import, and started no JAX backend. A line on stdin is a request:
+
+    {"name": "train", "flags": [...], "out": FILE, "trap": [TARGET, COUNT, WHEN], "signals": [9]}
+
+The fork sends itself these signals at the COUNT-th call of TARGET, "module:name": before it, after
+it, or half through the file that it writes; or this call and all later ones say that the disk is
+full ("full"). "run" is Python that runs there instead. With "seconds" it is killed after that time,
+"size" limits its files in bytes, and "user" is whom it runs as. The answer on stdout is its exit
+status.
+"""
+
+import errno
+import functools
+import importlib
+import json
+import os
+import resource
+import runpy
+import signal
+import sys
+import time
+import traceback
+from typing import Any
+
+IMPORTED = (
+    "experiments.train",
+    "experiments.evaluate",
+    "experiments.sample",
+    "tensorboardX",
+    "tyro",
+    "grain.python",
+    "orbax.checkpoint",
+    "PIL.Image",
+)
+
+
+def half(write: Any, send: Any, *arguments: Any, **options: Any) -> None:
+    """Calls a function that writes a file, and ends half-way."""
+    *rest, last = arguments
+    if callable(last):  # replace(path, write)
+
+        def some(file: Any) -> None:
+            last(file)
+            file.flush()
+            os.ftruncate(file.fileno(), file.tell() // 2)
+            send()
+
+        write(*rest, some, **options)
+    elif isinstance(last, bytes):  # replace(workdir, name, content), or a line of a log
+        write(*rest, last[: len(last) // 2], **options)
+    send()
+
+
+def set_trap(numbers: list[int], run: str, target: str, count: int, when: str) -> None:
+    """Sends this process these signals, and runs this, at the count-th call of a function."""
+
+    def send() -> None:
+        exec(run)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            time.sleep(0.2)
+
+    module, _, name = target.partition(":")
+    owner = importlib.import_module(module)
+    *path, name = name.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    real, calls = getattr(owner, name), []
+
+    @functools.wraps(real)
+    def trapped(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if when == "full" and len(calls) >= count:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if len(calls) != count or when == "full":
+            return real(*arguments, **options)
+        if when == "half":
+            half(real, send, *arguments, **options)
+        if when == "before":
+            send()
+        found = real(*arguments, **options)
+        if when == "after":
+            send()
+        return found
+
+    setattr(owner, name, trapped)
+
+
+def serve(request: dict[str, Any]) -> None:
+    """In the fork: runs the command as a user would, with its output in a file."""
+    out = os.open(request["out"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.argv = [request["name"], *request["flags"]]
+    if "size" in request:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["size"],) * 2)
+    if "user" in request:
+        os.setgroups([])
+        os.setuid(request["user"])
+    if "trap" in request:
+        sent = [] if "run" in request else request.get("signals", [signal.SIGKILL])
+        set_trap(sent, request.get("run", ""), *request["trap"])
+    sys.modules.pop(f"experiments.{request['name']}", None)
+    try:
+        runpy.run_module(f"experiments.{request['name']}", run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        sys.stdout.flush()
+        os._exit(stop.code if isinstance(stop.code, int) else 0)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    for name in IMPORTED:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            serve(request)
+        if "seconds" in request:
+            time.sleep(request["seconds"])
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)

@@ -1,0 +1,75 @@
+"""kill -9 anywhere: the same command goes on, and at its end nothing is lost, doubled or other."""
+
+import pytest
+
+from tests.faults.conftest import flags
+from tests.faults.same import assert_same, lines
+
+KILLS = [  # one start of the command each, in this order, on one run
+    # start
+    ("experiments.data:load", 1, "before"),
+    ("experiments.trainer.lock:_write", 1, "after"),
+    ("pathlib:Path.write_bytes", 1, "half"),
+    ("jaxddim.runs.record:flush", 1, "before"),
+    ("jaxddim.runs.record:flush", 2, "after"),
+    ("experiments.trainer.loop:new_state", 1, "after"),
+    # training
+    ("experiments.trainer.monitor:Window.begin", 1, "before"),
+    ("experiments.trainer.log:_Events._add", 1, "before"),
+    ("experiments.trainer.monitor:Window.add", 1, "after"),
+    # the first checkpoint
+    ("experiments.trainer.loop:save", 1, "before"),
+    ("experiments.trainer.loop:finish", 1, "before"),
+    ("experiments.trainer.log:Log._append", 1, "half"),
+    ("experiments.trainer.log:Log._append", 1, "after"),
+    ("jaxddim.runs.averages:save", 1, "after"),
+    ("jaxddim.runs.disk.store:ocp.AsyncCheckpointer.save", 2, "before"),
+    ("jaxddim.runs.checkpoints:save", 1, "after"),
+    ("jaxddim.runs.disk.store:sums.write", 2, "before"),
+    ("jaxddim.runs.disk.store:sums.write", 2, "after"),
+    ("jaxddim.runs.disk.store:flush_all", 2, "after"),
+    ("jaxddim.runs.disk.store:flush", 2, "before"),
+    # restoring, and the records of steps that come again
+    ("jaxddim.runs.disk.store:Store.check", 1, "after"),
+    ("jaxddim.runs.disk.store:Store.restore", 1, "after"),
+    ("experiments.trainer.log:Log._append", 2, "after"),
+    ("experiments.trainer.log:replace", 1, "half"),
+    ("experiments.trainer.log:replace", 1, "before"),
+    ("experiments.trainer.log:replace", 1, "after"),
+    ("experiments.trainer.loop:make_up", 1, "before"),
+    ("experiments.trainer.loop:make_up", 1, "after"),
+    # logging, validation, samples
+    ("experiments.trainer.log:_Events.write", 2, "before"),
+    ("experiments.trainer.loop:jaxddim.variables", 2, "before"),
+    ("experiments.terminal.pictures:replace", 1, "half"),
+    ("experiments.terminal.pictures:replace", 1, "after"),
+    ("experiments.terminal.pictures:replace", 2, "before"),
+    ("experiments.trainer.log:Log.picture", 2, "before"),
+    # deleting older checkpoints
+    ("jaxddim.runs.disk.store:Store.delete", 3, "before"),
+    ("jaxddim.runs.disk.store:shutil.rmtree", 2, "before"),
+    ("jaxddim.runs.disk.store:shutil.rmtree", 3, "after"),
+    ("experiments.trainer.loop:write_line", 2, "after"),
+    ("experiments.trainer.loop:validated", 2, "after"),
+    ("experiments.trainer.loop:draw", 1, "after"),
+    ("jaxddim.runs.disk.store:Store.close", 1, "before"),
+]
+SECONDS = (0.4, 0.8, 1.2, 1.6, 2.0, 2.4)
+"""And at moments that nobody has chosen."""
+
+
+@pytest.mark.slow  # starts the command 45 times
+def test_a_run_that_is_killed_everywhere_ends_as_one_that_is_not(start, whole, tmp_path):
+    command = flags(start.root, tmp_path / "run", "--train.steps", 45, "--optim.averages")
+    for trap in KILLS:
+        ended = start("train", *command, trap=trap)
+        assert ended.code == -9, (trap, ended.told)
+        assert "Traceback" not in ended.told and "warning" not in ended.told, (trap, ended.told)
+    for seconds in SECONDS:
+        ended = start("train", *command, seconds=seconds)
+        assert ended.code in (-9, 0), (seconds, ended.told)
+    ended = start("train", *command)
+    assert ended.code == 0, ended.told
+    assert_same(tmp_path / "run", whole)
+    steps = [line["step"] for line in lines(whole) if "loss" in line]
+    assert steps == list(range(5, 46, 5))
