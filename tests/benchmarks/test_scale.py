@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import scale
 from benchmarks.contenders.networks import plain_layers
+from benchmarks.studies import scale
 from jaxddim.runs.build import build_model
 from jaxddim.runs.presets import PRESETS
 

@@ -1,4 +1,4 @@
-"""python -m benchmarks.solvers --workdir RUN [--out docs/solvers]: error over evaluations.
+"""python -m benchmarks.studies.solvers --workdir RUN [--out docs/solvers]: error over evaluations.
 
 How far each method is, after so many evaluations, from where the flow of its denoiser ends, started
 from the same x_T: for the run's network, and for the exact denoiser of rendered cars of its size

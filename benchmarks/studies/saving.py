@@ -1,4 +1,4 @@
-"""python -m benchmarks.saving [--config demo] [--every 50] [--rounds 7]
+"""python -m benchmarks.studies.saving [--config demo] [--every 50] [--rounds 7]
 
 Trains with a checkpoint every so many steps, and without, by turns in one process: steps a second
 by wall clock, and how long a save keeps the training waiting. What a save does in the background
