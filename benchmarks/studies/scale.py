@@ -1,4 +1,4 @@
-"""python -m benchmarks.studies.scale [--config cars_unet]: memory and time of a step by number of devices.
+"""python -m benchmarks.studies.scale [--config cars_unet]: memory and time by number of devices.
 
 A model on paper, from what can be counted here: parameters, operations, the arrays that JAX keeps
 for the backward pass, and the temporary memory of the compiled step. Rates of the devices and links
