@@ -20,7 +20,7 @@ from experiments.terminal.progress import stage, tracked
 from experiments.terminal.texts import count, listed
 from jaxddim.runs import trained
 from jaxddim.runs.drawing import drawn
-from jaxddim.runs.methods import SOLVERS, DrawConfig, evaluations
+from jaxddim.runs.methods import ALL, SOLVERS, DrawConfig, evaluations
 
 FILES = (".png", ".npz")
 OTHERS = {".npy", ".pt", ".svg", ".zip"}
@@ -58,8 +58,9 @@ def sample(config: SampleConfig) -> None:
         chunks = drawn(config, run, config.num, track=track)
     batches = rebatch(chunks, config.num, config.batch_size)
     out = located(config.out)
+    classes = run.config.model.num_classes if config.label == ALL else None
     try:
-        write(out, batches)
+        write(out, batches, classes)
     except OSError as error:
         raise UserError(f"--out {config.out} cannot be written ({error.strerror})") from None
     if others := strangers(out, config.num):
@@ -122,13 +123,21 @@ def picture_name(index: int) -> str:
     return f"{index:05d}.png"
 
 
-def write(out: Path, batches: Iterator[np.ndarray]) -> None:
-    """Writes uint8 images as one grid, one array, or one file each."""
+def write(out: Path, batches: Iterator[np.ndarray], classes: int | None = None) -> None:
+    """Writes uint8 images as one grid, one array, or one file each.
+
+    Of images of all classes by turns the grid has a row for each class.
+    """
     if out.suffix.lower() in FILES:
         images = np.concatenate(list(batches))
         with stage(f"writing {out}", wait=True):
             if out.suffix.lower() == ".png":
-                pictures.save_png(out, pictures.grid(images), pictures.zoom(images))
+                columns = None
+                if classes and len(images) % classes == 0:
+                    columns = len(images) // classes
+                    images = images.reshape(columns, classes, *images.shape[1:]).swapaxes(0, 1)
+                    images = images.reshape(-1, *images.shape[2:])
+                pictures.save_png(out, pictures.grid(images, columns), pictures.zoom(images))
             else:
                 pictures.save_npz(out, images)
     else:

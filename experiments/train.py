@@ -13,6 +13,7 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 
 import jaxddim
@@ -24,7 +25,6 @@ from experiments.terminal.progress import stage
 from experiments.terminal.texts import count
 from experiments.trainer import lock, loop, starts
 from experiments.trainer.starts import Start
-from jaxddim import TrainState
 from jaxddim.runs import averages, checkpoints, moments, record
 from jaxddim.runs.build import abstract_state, around, build
 from jaxddim.runs.config import Config
@@ -48,7 +48,10 @@ def _train(config: Config, stack: contextlib.ExitStack) -> int:
         mesh = meshes.make_mesh()
         setup = build(config)
         abstract = abstract_state(setup)
-    train_set, held_out, config, start = open_run(config, abstract, console, stack)
+    train_set, held_out, config, start = open_run(config, console, stack)
+    if config.model != setup.config.model:  # now the number of its labels is known
+        setup = build(config)
+        abstract = abstract_state(setup)
     setup = around(setup._replace(config=config), moments.read(config.workdir, config))
     batch_size, num_images = config.train.batch_size, len(train_set.images)
     total = config.train.steps or math.ceil((config.train.epochs or 1) * num_images / batch_size)
@@ -85,15 +88,16 @@ def _train(config: Config, stack: contextlib.ExitStack) -> int:
         batch_size=batch_size // jax.process_count(),
         seed=config.seed,
         flip=config.data.flip,
+        labels=train_set.labels if config.model.labels else None,
         shard=(jax.process_index(), jax.process_count()),
     )
     return loop.train(
-        setup, mesh, state, batches, total, num_images, held_out.images, store, console, begin
+        setup, mesh, state, batches, total, num_images, held_out, store, console, begin
     )
 
 
 def open_run(
-    config: Config, abstract: TrainState, console: Console, stack: contextlib.ExitStack
+    config: Config, console: Console, stack: contextlib.ExitStack
 ) -> tuple[data.Dataset, data.Dataset, Config, Start | None]:
     """Training images, held-out images, the configuration with their source, and where to start.
 
@@ -122,15 +126,20 @@ def open_run(
                 data=dataclasses.replace(config.data, **kept),
                 train=config.train,
             )
+        if config.model.labels and config.model.num_classes is None:
+            config = with_classes(config, old.model.num_classes)
         record.check_same_config(config.workdir, flatten(config), flatten(old))
     elif config.model.num_classes is not None:
         raise UserError(
-            "--model.num-classes belongs to networks that experiments.convert imports: a new run "
-            "has no labels to learn from; leave it out"
+            "--model.num-classes is found out from the images, or comes with a network that "
+            "experiments.convert imports: leave it out, and give --model.labels to learn labels"
         )
     with stage("finding the images", wait=True, spinner=False):
         dataset = data.load(config.data, record.read_names(config.workdir) if found else ())
     config = with_absolute_paths(with_data(config, source=dataset.source))
+    if config.model.labels:
+        dataset = labelled(dataset)
+        config = with_classes(config, len(dataset.class_names))
     for note in dataset.notes:
         console.print(note, style="yellow")
     train_set, held_out = data.split(dataset, config.data.holdout)
@@ -147,7 +156,7 @@ def open_run(
     if found and not record.is_without_images(found):
         record.check_images(config.workdir, dataset.fingerprint, images, found)
         return train_set, held_out, config, starts.recorded(config, found)
-    start = None if found else starts.chosen(config, abstract, console)
+    start = None if found else starts.chosen(config, console)
     if not found and processes.is_first():
         locked(config, stack, console)
         if record.read(config.workdir):
@@ -161,7 +170,11 @@ def open_run(
         "fingerprint": dataset.fingerprint,
         "notes": list(dataset.notes),
     }
-    origin = {"init": start._asdict()} if start else {}
+    origin: dict[str, Any] = {"init": start._asdict()} if start else {}
+    if config.model.labels:
+        counts = np.bincount(train_set.labels, minlength=len(dataset.class_names) + 1)
+        names = list(dataset.class_names)
+        origin["classes"] = {"names": names, "counts": counts[: len(names)].tolist()}
     if found:
         origin["imported"] = found["imported"] | {
             "images": "those that it was first trained on here"
@@ -175,6 +188,27 @@ def open_run(
         record.write(config.workdir, {"config": flatten(config), "data": about} | origin)
     processes.gather("recorded")
     return train_set, held_out, config, start
+
+
+def labelled(dataset: data.Dataset) -> data.Dataset:
+    """The images with labels of 0 to the number of classes, which stands for an unknown one.
+
+    Raises:
+      UserError: when there are no classes to tell apart.
+    """
+    known = len(dataset.class_names)
+    if known < 2 or not (dataset.labels >= 0).any():
+        raise UserError(
+            f"--model.labels: the images of {dataset.source} have "
+            + ("no classes" if known < 1 else "one class")
+            + ": a folder's are its sub-folders; cars196, cifar10 and rendered have classes"
+        )
+    return dataset._replace(labels=np.where(dataset.labels < 0, known, dataset.labels))
+
+
+def with_classes(config: Config, number: int | None) -> Config:
+    """The configuration with this number of classes."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=number))
 
 
 def locked(config: Config, stack: contextlib.ExitStack, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,8 @@ def batches(
     first_step: int = 0,
     flip: bool = True,
     shard: tuple[int, int] = (0, 1),
-) -> Iterator[np.ndarray]:
+    labels: np.ndarray | None = None,
+) -> Iterator[Any]:
     """Endless batches, float32 [batch_size, h, w, c] in [-1, 1].
 
     There is one endless stream of images: every epoch is a new permutation of all of
@@ -30,6 +32,7 @@ def batches(
       seed: seed of the permutations and flips.
       first_step: the step whose batch comes first.
       flip: whether images are flipped, each with probability one half.
+      labels: int32 [n]; then a batch is a dict of "image" and "label".
       shard: (i, n): process i of n takes the i-th stretch of each batch of all.
     Returns:
       An iterator that prefetches.
@@ -41,11 +44,13 @@ def batches(
     stream = grain.MapDataset.range(len(images)).seed(seed % 2**32).shuffle().repeat()
     stream = stream.random_map(lambda number, rng: (number, flip and rng.random() < 0.5))
     steps = stream[:ENDLESS].batch(batch_size)[index::count][first_step:]
-    steps = steps.map(partial(_gather, np.asarray(images)))
+    steps = steps.map(partial(_gather, np.asarray(images), labels))
     return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))
 
 
-def _gather(images: np.ndarray, chosen: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def _gather(
+    images: np.ndarray, labels: np.ndarray | None, chosen: tuple[np.ndarray, np.ndarray]
+) -> Any:
     """The images with these numbers, flipped where the coin is true, as float32 in [-1, 1]."""
     numbers, coins = chosen
     batch = images[numbers]
@@ -54,4 +59,4 @@ def _gather(images: np.ndarray, chosen: tuple[np.ndarray, np.ndarray]) -> np.nda
     scaled = batch.astype(np.float32)
     scaled /= np.float32(127.5)
     scaled -= np.float32(1)
-    return scaled
+    return scaled if labels is None else {"image": scaled, "label": labels[numbers]}

@@ -41,6 +41,7 @@ class Dataset(NamedTuple):
     fingerprint: str  # sha256 over the cached images
     names: tuple[str, ...] = ()  # files that they were read from, for source "folder"
     total: int = 0  # images that the source offers, before num_images
+    class_names: tuple[str, ...] = ()  # of the labels
 
 
 def load(config: "DataConfig", names: tuple[str, ...] = ()) -> Dataset:
@@ -76,7 +77,14 @@ def load(config: "DataConfig", names: tuple[str, ...] = ()) -> Dataset:
     notes = notes + cached.notes
     files = used[0] if used else ()
     return Dataset(
-        cached.images, cached.labels, source, notes, cached.fingerprint, files, cached.total
+        cached.images,
+        cached.labels,
+        source,
+        notes,
+        cached.fingerprint,
+        files,
+        cached.total,
+        cached.class_names,
     )
 
 

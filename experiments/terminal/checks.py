@@ -1,5 +1,6 @@
 """Checks of settings that several commands share, made before any work is done."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def check_step(config: DrawConfig) -> None:
         raise UserError(
             f"--eta must lie in [0, 1], got {config.eta}: above 1 the step is not defined"
         )
+    if not math.isfinite(config.guidance):
+        raise UserError(f"--guidance must be a number, got {config.guidance}")
     if config.eta and config.method != "ddim":
         raise UserError(f"--eta belongs to --method ddim; {INSTEAD_OF_ETA[config.method]}")
     if config.variance == "large" and config.method != "ddpm":

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 import jaxddim
+from experiments import data
 from experiments.terminal import processes
 from experiments.terminal.errors import UserError
 from experiments.terminal.progress import heard, stage
@@ -128,7 +129,7 @@ def train(
     batches: Callable[..., Iterator[np.ndarray]],
     total: int,
     num_images: int,
-    held_out: np.ndarray,
+    held_out: data.Dataset,
     store: Store,
     console: Console,
     begin: Callable[[], TrainState],
@@ -143,7 +144,7 @@ def train(
         several processes, this one's rows.
       total: steps of the whole training.
       num_images: images in an epoch.
-      held_out: uint8 [n, h, w, c], for the validation loss.
+      held_out: images, with their labels, for the validation loss.
       store: the checkpoints.
       console: where messages are printed.
       begin: ``begin()``, the state to go on from after a step has diverged.
@@ -157,12 +158,16 @@ def train(
     tell_where(store)
     skips = rollback.read(config.workdir)
     step_fn = compiled_step(setup, mesh)
-    place = functools.partial(jax.make_array_from_process_local_data, meshes.by_rows(mesh))
+    place = functools.partial(
+        jax.tree.map,
+        functools.partial(jax.make_array_from_process_local_data, meshes.by_rows(mesh)),
+    )
     validate = validation.make_validation(
         config,
         setup.model,
         setup.schedule,
-        held_out,
+        held_out.images,
+        held_out.labels if config.model.labels else None,
         weighting=None if config.diffusion.precondition == "none" else setup.weighting,
         times=setup.times,
         mesh=mesh,
@@ -262,6 +267,7 @@ def compiled_step(setup: Setup, mesh: Mesh) -> Callable[..., Any]:
         weighting=setup.weighting,
         times=setup.times,
         accumulate=config.train.accumulate,
+        null_label=config.model.num_classes if config.model.labels else None,
     )
     return jaxddim.jit_step(step_fn, mesh, split_state=config.train.split_state)
 
@@ -343,7 +349,7 @@ def draw(loop: Loop, step: int, variables: Any) -> None:
     with stage(f"drawing samples of step {step}", loop.console):
         images = loop.draw(variables)
         if processes.is_first():
-            previews.write_samples(loop.setup.config.workdir, loop.log, step, *images)
+            previews.write_samples(loop.setup.config, loop.log, step, *images)
 
 
 def validated(loop: Loop, step: int, state: TrainState) -> float:

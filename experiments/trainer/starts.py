@@ -14,6 +14,7 @@ from rich.console import Console
 from experiments.terminal.progress import stage
 from jaxddim import TrainState
 from jaxddim.runs import record, trained
+from jaxddim.runs.build import abstract_state, build
 from jaxddim.runs.config import Config
 from jaxddim.runs.errors import RunError
 from jaxddim.runs.flat import flatten
@@ -36,12 +37,11 @@ class Start(NamedTuple):
     weights: str = "ema"
 
 
-def chosen(config: Config, abstract: TrainState, console: Console) -> Start | None:
+def chosen(config: Config, console: Console) -> Start | None:
     """The start of a new run by --train.init-from: the latest checkpoint of that run.
 
     Args:
       config: configuration of the new run.
-      abstract: shapes and types of its state.
       console: where differences are told that change what the weights mean.
     Raises:
       RunError: when there is no such run, or its network is another.
@@ -60,6 +60,7 @@ def chosen(config: Config, abstract: TrainState, console: Console) -> Start | No
     start = Start(folder, -1)
     with stage("restoring the network of --train.init-from", console, wait=True):
         run = _restored(start, "latest")
+    abstract = abstract_state(build(config))
     sizes = jax.tree.map(lambda leaf: leaf.shape, run.variables["params"])
     if sizes != jax.tree.map(lambda leaf: leaf.shape, abstract.params):
         shapes = [name for name in names if name in ("data.image_size", "data.channels")]

@@ -18,8 +18,9 @@ def make_losses(
     schedule: jaxddim.Schedule,
     weighting: Weighting | None = None,
     mesh: Mesh | None = None,
-) -> Callable[[Any, np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
-    """``losses(variables, images, t, eps) -> float32 [n]``, by default without weighting.
+) -> Callable[..., np.ndarray]:
+    """``losses(variables, images, t, eps, labels=None) -> float32 [n]``, without weighting unless
+    there is one.
 
     Images are uint8; the network gets as many at a time as in training, spread over the mesh, by
     default over all devices.
@@ -27,16 +28,24 @@ def make_losses(
     mesh = mesh or meshes.make_mesh()
     rows, whole = meshes.by_rows(mesh), meshes.everywhere(mesh)
 
-    def some(variables: Any, x0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
-        output = model.apply(variables, jaxddim.q_sample(schedule, x0, t, eps), t - 1)
+    def some(variables: Any, batch: tuple[jax.Array, ...]) -> jax.Array:
+        x0, t, eps, *label = batch
+        given = {"label": label[0]} if label else {}
+        output = model.apply(variables, jaxddim.q_sample(schedule, x0, t, eps), t - 1, **given)
         kind, norm = config.diffusion.kind, config.diffusion.norm
         options = {"kind": kind, "norm": norm, "weighting": weighting}
         return jaxddim.diffusion_loss(schedule, output, x0, t, eps, **options)
 
-    places = {"in_shardings": (whole, rows, rows, rows), "out_shardings": whole}
+    places = {"in_shardings": (whole, rows), "out_shardings": whole}
     some = jaxddim.compiled(some, **places)
 
-    def losses(variables: Any, images: np.ndarray, t: np.ndarray, eps: np.ndarray) -> np.ndarray:
+    def losses(
+        variables: Any,
+        images: np.ndarray,
+        t: np.ndarray,
+        eps: np.ndarray,
+        labels: np.ndarray | None = None,
+    ) -> np.ndarray:
         n = len(images)
         chunk = min(n, config.train.batch_size // config.train.accumulate)
         chunk = -(-chunk // mesh.size) * mesh.size
@@ -44,9 +53,9 @@ def make_losses(
         for start in range(0, n, chunk):
             chosen = np.arange(start, start + chunk) % n
             x0 = images[chosen].astype(np.float32) / 127.5 - 1
-            parts.append(
-                np.asarray(some(variables, *meshes.spread((x0, t[chosen], eps[chosen]), rows)))
-            )
+            batch = (x0, t[chosen], eps[chosen])
+            batch += () if labels is None else (labels[chosen],)
+            parts.append(np.asarray(some(variables, meshes.spread(batch, rows))))
         return np.concatenate(parts)[:n]
 
     return losses
@@ -62,6 +71,7 @@ def make_validation(
     model: Any,
     schedule: jaxddim.Schedule,
     images: np.ndarray,
+    labels: np.ndarray | None = None,
     *,
     weighting: Weighting | None = None,
     times: jax.Array | None = None,
@@ -80,4 +90,4 @@ def make_validation(
         share = np.cumsum(np.asarray(times, np.float64))
         t = 1 + np.searchsorted(share, quantile * share[-1], side="right").astype(np.int32)
     eps, losses = fixed_noise(images), make_losses(config, model, schedule, weighting, mesh)
-    return lambda variables: float(losses(variables, images, t, eps).mean(dtype=np.float64))
+    return lambda variables: float(losses(variables, images, t, eps, labels).mean(dtype=np.float64))

@@ -75,8 +75,10 @@ class ModelConfig:
     """Shift of the frequencies of the time embedding (unet)."""
     downsample_padding: Literal[0, 1] = 0
     """Where a size is halved, pad below and to the right (0) or on all sides (1) (unet)."""
+    labels: bool = False
+    """Learn the images' labels too, so that a label can be drawn (unet, dit)."""
     num_classes: int | None = None
-    """Labels that an imported network takes besides none (unet)."""
+    """How many labels there are; found out from the images, or imported with a network."""
     remat: bool = False
     """Recompute activations in the backward pass to save memory (unet, dit)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -240,6 +242,7 @@ LATER: tuple[set[str], ...] = (
         "model.head_dim",
         "model.num_classes",
     },
+    {"model.labels"},
 )
 """Fields that older records lack, in the order they came; their defaults are what those runs did.
 

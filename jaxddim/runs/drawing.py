@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from jaxddim import checks
 from jaxddim.runs.errors import RunError
-from jaxddim.runs.methods import DrawConfig, stepper, time_grid
+from jaxddim.runs.methods import DrawConfig, labeller, stepper, time_grid
 from jaxddim.runs.trained import Trained
 from jaxddim.sampling.loop import sample
 from jaxddim.training import meshes
@@ -34,13 +34,16 @@ def sampler(
     Each device (of a mesh, by default all) draws `chunk` images, from the first on.
 
     Raises:
-      RunError: for an impossible time grid.
+      RunError: for an impossible time grid, or a label that there is not.
     """
+    labels = labeller(config, run.config.model.num_classes, run.classes)
     grid, step = time_grid(config, run.schedule), stepper(config)
     shape, devices = (chunk, *run.config.data.shape), devices or meshes.make_mesh()
 
     def some(variables: Any, first_index: jax.Array) -> jax.Array:
-        key, denoise_fn = checks.new_key(config.seed), run.denoiser(variables)
+        key, index = checks.new_key(config.seed), first_index + jnp.arange(chunk)
+        label = None if labels is None else labels(index)
+        denoise_fn = run.denoiser(variables, label=label, guidance=config.guidance)
         return sample(
             key, denoise_fn, run.schedule, grid, shape, step=step, first_index=first_index
         )

@@ -1,13 +1,18 @@
 """How images are drawn: method, steps, weights and clipping, as every command's flags say."""
 
+import difflib
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from jaxddim import checks
 from jaxddim.grids import timesteps
-from jaxddim.runs.errors import run_errors
+from jaxddim.runs.errors import RunError, run_errors
 from jaxddim.sampling.heun import heun
 from jaxddim.sampling.multistep import dpm_solver_pp_2m
 from jaxddim.sampling.plms import plms
@@ -47,6 +52,10 @@ class DrawConfig:
     """Length of the average of the weights, as a share of the training, for runs that keep them."""
     clip: Clip = "rederive"
     """x_0 clipped with eps derived anew, or with the network's eps; thresholded; or as it is."""
+    label: str | None = None
+    """Class to draw: its name or number, or all by turns; by default as often as in the images."""
+    guidance: float = 1.0
+    """How strongly images follow their labels: 1 as learned, 2 to 4 more clearly, 0 not at all."""
 
 
 SOLVERS: dict[str, Solver] = {
@@ -71,6 +80,95 @@ def noise(config: DrawConfig) -> float:
     """The eta of the method: how much noise its steps draw."""
     known = {"ddim": config.eta, "ddpm": 1.0, "dpm++2m-sde": 1.0}
     return known.get(config.method, 0.0)
+
+
+class Classes(NamedTuple):
+    """The classes of a run's images.
+
+    Attributes:
+      names: their names.
+      counts: how many images of each were trained on.
+    """
+
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+
+
+ALL = "all"
+LABELS = 2**31 - 1
+"""Folded into the key of an image for its label."""
+
+
+def labeller(
+    config: DrawConfig, num_classes: int | None, classes: Classes | None
+) -> Callable[[jax.Array], jax.Array] | None:
+    """``labels(index) -> int32``, the label of each image with these numbers; None for no label.
+
+    Args:
+      config: with --label.
+      num_classes: of the network; None for one without labels.
+      classes: those of the run's images; None where only their number is known.
+    Raises:
+      RunError: for a label that there is not.
+    """
+    wanted = config.label
+    if num_classes is None:
+        if wanted is not None or config.guidance != 1:
+            flag = "--label" if wanted is not None else "--guidance"
+            raise RunError(
+                f"{flag}: {config.workdir} has not learned labels: leave it out, or train a run "
+                "with --model.labels"
+            )
+        return None
+    if wanted == ALL:
+        return lambda index: index % num_classes
+    names = classes.names if classes else ()
+    if wanted is not None:
+        number = _number(wanted, names, num_classes)
+        return lambda index: jnp.full_like(index, number)
+    if classes is None:
+        if config.guidance != 1:
+            raise RunError("--guidance needs a --label: the run's record has no classes to draw")
+        return None
+    chances = jnp.asarray(np.log(np.maximum(classes.counts, 1e-9)), jnp.float32)
+    key = checks.new_key(config.seed)
+
+    def drawn(index: jax.Array) -> jax.Array:
+        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), LABELS))(index)
+        return jax.vmap(lambda key: jax.random.categorical(key, chances))(keys).astype(jnp.int32)
+
+    return drawn
+
+
+def _number(wanted: str, names: Sequence[str], num_classes: int) -> int:
+    """The number of a class that a flag names."""
+    if wanted in names:
+        return names.index(wanted)
+    if wanted.isascii() and wanted.isdigit():
+        if int(wanted) < num_classes:
+            return int(wanted)
+        raise RunError(
+            f"--label {wanted}: expected a number of 0 to {num_classes - 1}, {ALL}"
+            + (f", or a name such as {names[0]}" if names else "")
+        )
+    simple = {name.casefold(): number for number, name in reversed(list(enumerate(names)))}
+    if wanted.casefold() in simple:
+        return simple[wanted.casefold()]
+    close = difflib.get_close_matches(wanted.casefold(), simple, n=1, cutoff=0.4)
+    hint = (
+        f"did you mean {names[simple[close[0]]]}?"
+        if close
+        else (
+            f"expected {', '.join(names[:MANY])}{', ...' * (len(names) > MANY)}"
+            if names
+            else f"the names are not known: give a number of 0 to {num_classes - 1}"
+        )
+    )
+    raise RunError(f"--label {wanted!r} is none of the run's classes; {hint}")
+
+
+MANY = 12
+"""Names of classes that an error lists."""
 
 
 def evaluations(config: DrawConfig) -> int:

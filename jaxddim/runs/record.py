@@ -20,6 +20,7 @@ from jaxddim.runs.config import MAY_DIFFER, Config
 from jaxddim.runs.disk.flushing import flush
 from jaxddim.runs.errors import RunError
 from jaxddim.runs.flat import finite, from_flat
+from jaxddim.runs.methods import Classes
 from jaxddim.version import __version__
 
 PARTS: Mapping[str, type] = {
@@ -229,6 +230,28 @@ def check_same_config(workdir: str, new: dict[str, Any], old: dict[str, Any]) ->
             f"{workdir} is a run of another configuration ({changes}): give the old "
             "values to resume it, or another --workdir" + (f"; only {free} may change" * bool(free))
         )
+
+
+def classes(workdir: str, record: dict[str, Any]) -> Classes | None:
+    """The classes of a run's images; None for a run without labels.
+
+    Raises:
+      RunError: when they are damaged.
+    """
+    found = record.get("classes")
+    if found is None:
+        return None
+    try:
+        names, counts = found["names"], found["counts"]
+        known = all(isinstance(name, str) for name in names) and len(names) == len(counts) > 0
+        if not known or not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise RunError(
+            f"{Path(workdir) / 'config.json'}: the field classes must hold names and counts of the "
+            "run's classes: restore the file"
+        ) from None
+    return Classes(tuple(names), tuple(counts))
 
 
 def is_without_images(record: dict[str, Any]) -> bool:

@@ -5,13 +5,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
+from jaxddim.guidance.networks import as_guided_denoiser
 from jaxddim.predictions import as_denoiser, threshold
 from jaxddim.runs import averages, checkpoints, moments, record
 from jaxddim.runs.build import abstract_state, around, build
 from jaxddim.runs.config import Config
 from jaxddim.runs.errors import RunError
-from jaxddim.runs.methods import Clip
+from jaxddim.runs.methods import Classes, Clip
 from jaxddim.schedules import Schedule
 from jaxddim.training.state import variables
 from jaxddim.types import DenoiseFn, Prediction
@@ -27,6 +29,7 @@ class Trained(NamedTuple):
       variables: parameters and statistics for the network's ``apply``.
       step: step of the checkpoint.
       clip: what sampling does to x_0: see `restore`.
+      classes: those of its images, for a run that learned labels.
     """
 
     config: Config
@@ -35,20 +38,36 @@ class Trained(NamedTuple):
     variables: Any
     step: int
     clip: Clip = "rederive"
+    classes: Classes | None = None
 
-    def denoiser(self, variables: Any, *, clip_x0: bool = True) -> DenoiseFn:
+    def denoiser(
+        self,
+        variables: Any,
+        *,
+        clip_x0: bool = True,
+        label: jax.Array | None = None,
+        guidance: ArrayLike = 1.0,
+    ) -> DenoiseFn:
         """``denoise_fn(x, t)`` with these variables, which may be traced.
 
-        Without clip_x0, x_0 is what the network says; else it is treated as `clip` says.
+        Without clip_x0, x_0 is what the network says; else it is treated as `clip` says. With
+        labels, int32 [b], images follow them, the more the larger `guidance` is.
         """
         clip = self.clip if clip_x0 else "none"
-        schedule = self.schedule
-        plain = as_denoiser(
-            schedule,
-            lambda x, index: self.model.apply(variables, x, index),
-            kind=self.config.diffusion.kind,
-            clip_x0=clip == "rederive",
-        )
+        schedule, apply = self.schedule, self.model.apply
+        options: Any = {"kind": self.config.diffusion.kind, "clip_x0": clip == "rederive"}
+        null = self.config.model.num_classes
+        if label is None or null is None:
+            plain = as_denoiser(schedule, lambda x, index: apply(variables, x, index), **options)
+        else:
+            plain = as_guided_denoiser(
+                schedule,
+                lambda x, index, label: apply(variables, x, index, label=label),
+                label,
+                null=null,
+                scale=guidance,
+                **options,
+            )
 
         def clipped(x: jax.Array, t: jax.Array) -> Prediction:
             pair = plain(x, t)
@@ -82,6 +101,7 @@ def restore(
         not finite.
     """
     setup = build(record.load(workdir))
+    classes = record.classes(workdir, record.read(workdir) or {})
     setup = around(setup, moments.read(workdir, setup.config))
     abstract = abstract_state(setup)
     state = checkpoints.restore(checkpoints.manager(workdir), abstract, checkpoint)
@@ -91,7 +111,7 @@ def restore(
         if weights != "ema":
             raise RunError(f"--ema {ema:g} names an average: leave out --weights {weights}")
         found |= {"params": averages.params(workdir, ema, step, abstract)}
-    return Trained(setup.config, setup.model, setup.schedule, found, step, clip)
+    return Trained(setup.config, setup.model, setup.schedule, found, step, clip, classes)
 
 
 def check_finite(workdir: str, step: int, variables: Any) -> None:

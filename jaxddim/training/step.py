@@ -37,6 +37,10 @@ ApplyFn = Callable[..., Any]
 """``apply(variables, x, index, *, train, mutable, rngs) -> (output, updates)``, as Flax's."""
 
 
+LABELS = 2**31 - 1
+"""Folded into the key of a step for the labels that are dropped; far from its other keys."""
+
+
 def train_step(
     state: TrainState,
     batch: jax.Array | Mapping[str, jax.Array],
@@ -51,6 +55,8 @@ def train_step(
     weighting: Weighting | None = None,
     times: ArrayLike | None = None,
     accumulate: int = 1,
+    null_label: int | None = None,
+    label_dropout: float = 0.1,
     axis_name: str | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -73,6 +79,9 @@ def train_step(
       weighting: None, or a function of log_snr.
       times: probabilities of t = 1..T, [T], as `lognormal` returns; None for equal ones.
       accumulate: number of parts that the batch is split into; their gradients are averaged.
+      null_label: the class of no class, num_classes for the networks of `jaxddim.models`; with it
+        the network learns to do without a label too, as guidance needs.
+      label_dropout: how likely a label is replaced by that.
       axis_name: the axis of a surrounding pmap or vmap over which gradients are averaged.
       mesh: the devices that the batch is split over, as `jit_step` passes it: so are then the parts
         of accumulate.
@@ -80,9 +89,9 @@ def train_step(
       The next state, and metrics: float32 scalars "loss" and "grad_norm" (before clipping).
     Raises:
       ValueError: for an unknown kind or norm, an eps-network on a schedule with zero terminal
-        SNR, an ema outside [0, 1), images that hold integers, a batch that does not divide into
-        accumulate parts, times that are no probabilities of 1..T, an apply_fn of another form, or
-        an output that does not have the shape of the images.
+        SNR, an ema or a label_dropout outside [0, 1), images that hold integers, a batch that
+        does not divide into accumulate parts, times that are no probabilities of 1..T, an apply_fn
+        of another form, or an output that does not have the shape of the images.
     Source: arXiv 2006.11239, algorithm 1.
     Example:
       >>> import jaxddim, jaxddim.models
@@ -103,6 +112,8 @@ def train_step(
             f"{checks.described(state)}"
         )
     ema = number(ema, "ema", "lie in [0, 1)", lambda ema: (ema >= 0) & (ema < 1))
+    if not 0 <= label_dropout < 1:
+        raise ValueError(f"label_dropout must lie in [0, 1), got {label_dropout}")
     x0, labels = _parts(batch)
     if accumulate < 1 or x0.shape[0] % accumulate:
         raise ValueError(f"a batch of {x0.shape[0]} does not divide into {accumulate} equal parts")
@@ -118,6 +129,9 @@ def train_step(
         levels.check(times, schedule.num_steps)
         t = levels.draw(t_key, times, x0.shape[0])
     eps = jax.random.normal(eps_key, x0.shape, jnp.float32)
+    if labels is not None and null_label is not None:
+        dropped = jax.random.bernoulli(jax.random.fold_in(key, LABELS), label_dropout, labels.shape)
+        labels = jnp.where(dropped, null_label, labels)
 
     def loss_fn(params, stats, x0, t, eps, labels, dropout_key):
         found = apply_fn(
