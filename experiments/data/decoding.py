@@ -1,6 +1,7 @@
 """Pictures to be decoded, and decoding: one encoded picture -> uint8 [h, w, c]."""
 
 import contextlib
+import ctypes
 import difflib
 import functools
 import io
@@ -43,13 +44,24 @@ class Decoded(NamedTuple):
 
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
-    """Silences Pillow's warnings.
+    """Silences Pillow's warnings, and libtiff's lines on stderr: damage is told in one line.
 
     Filters of warnings are per process, not per thread, so this goes around all threads.
     """
+    _silence_libtiff()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    from PIL import Image
+
+    with contextlib.suppress(OSError, AttributeError):  # where it cannot be found by this name
+        library = ctypes.CDLL(Image.core.__file__)
+        library.TIFFSetErrorHandler.argtypes = [ctypes.c_void_p]
+        library.TIFFSetErrorHandler(None)
 
 
 def decode(file: Path | BinaryIO, size: tuple[int, int] | None, channels: int = 3) -> Decoded:

@@ -6,6 +6,7 @@ can be asked of the picture; these parts are walked here first.
 """
 
 import contextlib
+import math
 import re
 import struct
 import threading
@@ -18,6 +19,7 @@ MOST_PARTS = 2**17  # segments, chunks and scans
 MOST_SCANS = 100  # of a JPEG; those of encoders come to 15
 MOST_BEFORE = 2**20  # bytes before the first frame of a GIF, or beside the segments of a JPEG
 MOST_TAGS = 2**25  # bytes of a TIFF's directory
+MOST_TILE = 2**24  # pixels of a TIFF's tile
 MOST_STRIPS = 2**20  # bytes of each table of strips or tiles
 
 FORMATS = {
@@ -31,6 +33,7 @@ FORMATS = {
     rb"....ftypavi[fs]": "AVIF",
 }
 """Pillow's names of the formats that are read, by their first bytes."""
+TILE = 322, 323
 STRIPS = {273, 279, 324, 325}
 UNITS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 """Bytes of a TIFF's types."""
@@ -77,7 +80,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def _jpeg(whole: bytes) -> None:
-    at, parts, scans, beside, exif = 2, 0, 0, 0, b""
+    at, parts, scans, beside, exif, modest = 2, 0, 0, 0, b"", True
     marker = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
     while parts <= MOST_PARTS:
         found = marker.search(whole, at)
@@ -87,12 +90,14 @@ def _jpeg(whole: bytes) -> None:
         (length,) = struct.unpack_from(">H", whole, found.end())
         if found[0] == b"\xff\xe1" and whole.startswith(b"Exif\0\0", found.end() + 2):
             exif += whole[found.end() + 8 : found.end() + length]
+        if found[0] == b"\xff\xe2" and whole.startswith(b"MPF\0", found.end() + 2):
+            modest = modest and is_modest(whole[found.end() + 6 : found.end() + length])
         scans += found[0] == b"\xff\xda"
         at, parts = found.end() + max(length, 2), parts + 1
     if parts > MOST_PARTS or scans > MOST_SCANS or beside > MOST_BEFORE:
         raise Unfit(f"a JPEG of {parts:,} segments, {scans:,} scans and {beside:,} bytes besides")
-    if not is_modest(exif):
-        raise ValueError("EXIF that claims more than it holds")
+    if not modest or not is_modest(exif):
+        raise ValueError("metadata that claims more than it holds")
 
 
 def _png(whole: bytes) -> None:
@@ -128,7 +133,9 @@ def _gif(whole: bytes) -> None:
 
 
 def _tiff(whole: bytes) -> None:
-    sizes = _tags(whole)
+    sizes, values = _tags(whole)
+    if math.prod(values.get(tag, 1) for tag in TILE) > MOST_TILE:
+        raise Unfit("a TIFF with larger tiles than pictures have")
     if sum(sizes.values()) > MOST_TAGS or any(sizes.get(tag, 0) > MOST_STRIPS for tag in STRIPS):
         raise Unfit("a TIFF with larger tables than pictures have")
     if not is_modest(whole):
@@ -141,24 +148,26 @@ def is_modest(directory: bytes) -> bool:
     A reader copies each tag's content, and all of them may lie at one place.
     """
     try:
-        return sum(_tags(directory.removeprefix(b"Exif\0\0")).values()) <= 2 * len(directory)
+        sizes, _ = _tags(directory.removeprefix(b"Exif\0\0"))
+        return sum(sizes.values()) <= 2 * len(directory)
     except struct.error:
         return True  # a reader ends there too
 
 
-def _tags(whole: bytes) -> dict[int, int]:
-    """Bytes of each tag of the first directory."""
+def _tags(whole: bytes) -> tuple[dict[int, int], dict[int, int]]:
+    """Bytes of each tag of the first directory, and the last number of each."""
     order = "<" if whole.startswith(b"II") else ">"
+    sizes: dict[int, int] = {}
+    values: dict[int, int] = {}
     if not whole:
-        return {}
+        return sizes, values
     (at,) = struct.unpack_from(f"{order}I", whole, 4)
     (count,) = struct.unpack_from(f"{order}H", whole, at)
-    entries = range(at + 2, min(at + 2 + 12 * count, len(whole) - 11), 12)
-    found: dict[int, int] = {}
-    for entry in entries:
+    for entry in range(at + 2, min(at + 2 + 12 * count, len(whole) - 11), 12):
         tag, form, number = struct.unpack_from(f"{order}HHI", whole, entry)
-        found[tag] = found.get(tag, 0) + number * UNITS.get(form, 0)
-    return found
+        sizes[tag] = sizes.get(tag, 0) + number * UNITS.get(form, 0)
+        (values[tag],) = struct.unpack_from(f"{order}{'H' if form == 3 else 'I'}", whole, entry + 8)
+    return sizes, values
 
 
 class _Room:

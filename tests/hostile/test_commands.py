@@ -12,7 +12,7 @@ from tests import tiny
 from tests.data.test_stanford_cars import as_published
 from tests.hostile.bounds import MOST_MEBIBYTES, MOST_SECONDS
 from tests.hostile.test_archives import CIFARS, MATS, PARQUETS
-from tests.hostile.test_pictures import COSTLY, STRANGE, TOO_LARGE
+from tests.hostile.test_pictures import COSTLY, STRANGE, TOO_LARGE, tiled
 from tests.hostile.test_records import CONFIGS, FIELDS, config
 
 
@@ -21,6 +21,7 @@ def pictures(place):
         (place / f"[/bold]{number}.png".replace("/", "\u2215")).write_bytes(make())
     for name, content in STRANGE.items():
         (place / name).write_bytes(content)
+    (place / "tile.tiff").write_bytes(tiled(1024))  # libtiff would write a line of its own
 
 
 def archive(place):

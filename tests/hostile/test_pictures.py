@@ -65,6 +65,15 @@ def strips(form, count, side=64):
     return tiff(body).ljust(200, b"\0") + bytes(count * {1: 1, 4: 4}[form])
 
 
+def tiled(tile):
+    """A TIFF of 64 x 64 pixels in one tile, which libtiff would allocate."""
+    numbers = {256: 64, 257: 64, 258: 8, 259: 8, 262: 2, 277: 3, 322: tile, 323: tile, 324: 400}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in numbers.items()]
+    entries.append(struct.pack("<HHII", 325, 4, 1, 1000))
+    body = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    return tiff(body).ljust(400, b"\0") + zlib.compress(bytes(10**6)).ljust(1000, b"\0")
+
+
 def scans(count):
     """A progressive JPEG with its last scan many times."""
     whole = encoded(Image.effect_noise((64, 64), 50), "JPEG", progressive=True)
@@ -118,6 +127,8 @@ COSTLY = {
     "tiff of a tag of 4 GB": (lambda: tiff(directory([(700, 7)], 2**32 - 1)), "TIFF"),
     "tiff of 16 million strips": (lambda: strips(1, 2**24), "TIFF"),
     "tiff of 4 million strips": (lambda: strips(4, 2**22), "TIFF"),
+    "tiff of a tile of 16,384": (lambda: tiled(16_384), "TIFF with larger tiles"),
+    "tiff of a tile of 4 billion": (lambda: tiled(2**32 - 1), "TIFF with larger tiles"),
     "bmp of runs": (lambda: bmp(1), "slow"),
     "ppm of text": (lambda: b"P3 64 64 255\n" + b"9 " * 3 * 64**2, "not an image"),
     "ppm of odd levels": (lambda: b"P6 64 64 100\n" + bytes(3 * 64**2), "slow"),
@@ -171,6 +182,7 @@ def test_ghostscript_is_not_started(place, server):
 
 METADATA = {
     "jpeg": lambda: jpeg((0xE1, b"Exif\0\0" + EXIF[:60_000])),
+    "jpeg, of several pictures": lambda: jpeg((0xE2, b"MPF\0" + EXIF[:60_000])),
     "jpeg, many": lambda: jpeg(*[(0xE1, b"Exif\0\0" + EXIF[:60_000])] * 50),
     "png": lambda: png(chunk(b"eXIf", tiff(directory(ALL, 10**6)) + bytes(10**6))),
     "png, as text": lambda: png(
