@@ -49,7 +49,7 @@ class SolversConfig:
     """Folder of a trained run."""
     out: str = "docs/solvers"
     """Folder for the table, the picture and the numbers."""
-    num: int = 16
+    num: int = 8
     """Images to start from noise."""
     cars: int = 256
     """Rendered cars that the exact denoiser knows."""

@@ -61,7 +61,7 @@ def classifier_guide(
                 f"{checks.described(value)}"
             )
         (gradient,) = pull_back(jnp.ones_like(value))
-        x0, eps = denoise_fn(x, t)
+        x0, eps = denoise_fn(x, t)[:2]
         alpha, sigma = schedule.scales(t, x.ndim)
         step = scale * sigma * gradient
         nothing = alpha == 0  # of the image is left, and so is no gradient

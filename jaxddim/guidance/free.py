@@ -98,9 +98,10 @@ def guidance(
             return combined()
         low, high = interval
         inside = (low <= jnp.asarray(t)) & (jnp.asarray(t) <= high)
+        alone = lambda: Prediction(*one()[:2])  # noqa: E731
         if not inside.ndim:
-            return lax.cond(inside, combined, one)
-        pairs = zip(combined(), one(), strict=True)
+            return lax.cond(inside, combined, alone)
+        pairs = zip(combined(), alone(), strict=True)
         return Prediction(*(jnp.where(spread(inside, a), a, b) for a, b in pairs))
 
     return guided

@@ -102,7 +102,7 @@ def _plain(denoise_fn: DenoiseFn, schedule: Schedule, x: jax.Array, t, s, memory
 
 def _raised(schedule: Schedule, t: jax.Array, churn: jax.Array, interval) -> jax.Array:
     """The time nearest to (1 + churn) sigma_t / alpha_t; t itself outside of the interval."""
-    table, T = schedule.log_snr, schedule.num_steps
+    table, T = jnp.asarray(schedule.log_snr), schedule.num_steps
     here = schedule.log_snr_at(t)
     wanted = jnp.maximum(here - 2 * jnp.log1p(churn), jnp.finfo(here.dtype).min)
     above = jnp.clip(jnp.searchsorted(-table, -wanted), t, T)

@@ -12,7 +12,7 @@ The published Heun's method and PLMS take the mean of eps. In x_s its error is m
 
 which has no bound where alpha_t is near 0: with cosine(1000) and S = 50, g = 631 in the first step.
 The factor of x_0, sin(phi_t - phi_s) / sigma_t, is at most 1. Hence the mean is that of x_0 where
-g > 10, and that of eps elsewhere: with linear(1000) in all steps of every grid of S >= 4.
+g > 2, and that of eps elsewhere: with linear(1000) in all steps of every grid of S >= 10.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ from jaxddim.predictions import from_x0
 from jaxddim.schedules import Schedule
 from jaxddim.types import Prediction
 
-LARGEST = 10.0
-"""The largest g of a mean of eps, that of which `decode` warns too."""
+LARGEST = 2.0
+"""The largest g of a mean of eps, that of the grids of `safe_fraction`."""
 
 
 def mean_prediction(

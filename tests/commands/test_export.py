@@ -63,6 +63,17 @@ def test_a_static_batch(exported, images):
     assert np.abs(other.astype(int) - images[:8]).max() > 20
 
 
+def test_a_solver(exported, trained, tmp_path):
+    flags = ["--method", "dpm++2m-sde", "--spacing", "log_snr"]
+    out = tmp_path / "a.npz"
+    told = tiny.command(
+        "sample", "--workdir", trained, "--num", 3, "--steps", 4, *flags, "--out", out
+    )
+    assert told.code == 0
+    with np.load(out) as file:
+        near(call(exported("--batch", 3, *flags), np.uint32(0), np.int32(0)), file["images"])
+
+
 def test_any_batch(exported, images):
     function = exported("--batch", "any")
     for index in ([5], [0, 1, 2], [20, 3, 11, 7, 0]):

@@ -242,7 +242,7 @@ LAWS = {
 @pytest.mark.parametrize("spacing", ["linear", "log_snr"])
 @pytest.mark.parametrize("name", LAWS)
 def test_the_law_of_a_stochastic_solver(name, spacing):
-    grid = jaxddim.timesteps(1000, 10, spacing=spacing, schedule=LINEAR)
+    grid = jaxddim.timesteps(1000, 15, spacing=spacing, schedule=LINEAR)
     mean, variance = LAWS[name](LINEAR, np.asarray(grid))
     denoise_fn = gaussian_denoiser(LINEAR)
     x = jaxddim.sample(KEY, denoise_fn, LINEAR, grid, (500, 200), step=SOLVERS[name])
