@@ -145,9 +145,14 @@ def redrawn(config: EditConfig, run: Trained, image: np.ndarray) -> tuple[np.nda
     make, how, cost = (redrawer if config.mask is None else inpainter)(config, run, image.shape)
     num, chunk, key = config.num or VARIANTS, chunk_size(run), checks.new_key(config.seed)
     x0 = jnp.broadcast_to(image / np.float32(127.5) - 1, (chunk, *image.shape))
-    draw = jaxddim.compiled(
-        lambda variables, first: make(key, run.denoiser(variables), x0, first_index=first)
-    )
+    labels = methods.labeller(config, run.config.model.num_classes, run.classes)
+
+    @jaxddim.compiled
+    def draw(variables: Any, first: jax.Array) -> jax.Array:
+        label = None if labels is None else labels(first + jnp.arange(chunk))
+        fn = run.denoiser(variables, label=label, guidance=config.guidance)
+        return make(key, fn, x0, first_index=first)
+
     starts = tracked(range(0, num, chunk), what="drawing", compiles=True)
     chunks = [to_uint8(draw(run.variables, first)) for first in starts]
     steps = f"{config.method}, {count(config.steps, 'step')} ({cost:,} evaluations)"

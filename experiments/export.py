@@ -6,7 +6,7 @@ that returns uint8 images, the same as those of experiments.sample.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from experiments.terminal import cli
 from experiments.terminal.checks import check_numbers, check_step, make_folder
@@ -47,6 +47,8 @@ def write(config: ExportConfig) -> None:
     check_step(config)
     if not config.out:
         raise UserError("--out is missing: name a file, such as sampler.jaxexport")
+    if config.label is not None:
+        raise UserError("--label: the file takes the labels as its last input; leave it out")
     if config.batch not in ("", "any") and not (config.batch.isdecimal() and int(config.batch)):
         raise UserError(f"--batch {config.batch}: expected a number of images, or any")
     out, beside = located(config.out), config.weights == "beside"
@@ -54,6 +56,8 @@ def write(config: ExportConfig) -> None:
     with stage("restoring the network", wait=True):
         weights = "ema" if beside else config.weights
         run = trained.restore(config.workdir, config.checkpoint, weights, config.clip, config.ema)
+        if config.guidance != 1 and run.config.model.num_classes is None:
+            raise UserError(f"--guidance: {config.workdir} has not learned labels: leave it out")
         batch = int(config.batch) if config.batch.isdecimal() else chunk_size(run)
     with stage("lowering the sampler for CPU, GPU and TPU", wait=True):
         function = exporting.exported(
@@ -72,15 +76,12 @@ def write(config: ExportConfig) -> None:
             save_arrays(files[1], **exporting.named(run))
     except OSError as error:
         raise UserError(f"--out {config.out} cannot be written ({error.strerror})") from None
-    inputs = ", ".join(f"{a.dtype}[{', '.join(map(str, a.shape))}]" for a in described(function))
+    last = 2 + (run.config.model.num_classes is not None)
+    told = function.in_avals[-last:]  # all but the weights
+    inputs = ", ".join(f"{a.dtype}[{', '.join(map(str, a.shape))}]" for a in told)
     sizes = " and ".join(f"{path} ({path.stat().st_size / 1e6:.1f} MB)" for path in files)
     cost = f", {evaluations(config)} evaluations" if config.method in SOLVERS else ""
     print(f"{sizes}: ({'weights, ' * beside}{inputs}) -> {function.out_avals[0]}{cost}")
-
-
-def described(function: Any) -> list[Any]:
-    """The inputs of an exported sampler but the weights: its last two."""
-    return list(function.in_avals[-2:])
 
 
 if __name__ == "__main__":

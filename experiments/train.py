@@ -267,6 +267,11 @@ def check(config: Config) -> None:
             raise UserError(f"--train.{name.replace('_', '-')} must be at least 1, got {value}")
     if training.steps is None and training.epochs is None:
         raise UserError("how long to train? give --train.steps or --train.epochs")
+    if config.model.labels and config.model.name == "simple_unet":
+        raise UserError(
+            "--model.labels: simple_unet, the seed's network, takes no labels: give --model.name "
+            "unet or dit"
+        )
     devices = jax.device_count()
     if training.batch_size % (devices * training.accumulate):
         raise UserError(

@@ -5,7 +5,8 @@
     (x_T float32 [b, h, w, c], first_index int32) -> images           from given noise; what the
                                                                       steps draw has the run's seed
 
-Each may take the weights as a first argument, {name: array}, in place of holding them. The file is
+A network with labels takes label int32 [b] after these, where num_classes stands for none. Each may
+take the weights as a first argument, {name: array}, in place of holding them. The file is
 for cpu, cuda and tpu, and is run with jax and flatbuffers alone.
 """
 
@@ -50,8 +51,9 @@ def exported(
     """
     shape, grid, step = run.config.data.shape, time_grid(config, run.schedule), stepper(config)
 
-    def images(variables: Any, keys: jax.Array, x_T: jax.Array) -> jax.Array:
-        denoise_fn = run.denoiser(variables)
+    def images(variables: Any, keys: jax.Array, x_T: jax.Array, *label: jax.Array) -> jax.Array:
+        given: Any = {"label": label[0], "guidance": config.guidance} if label else {}
+        denoise_fn = run.denoiser(variables, **given)
         x, _ = integrate(keys, denoise_fn, run.schedule, grid, x_T, step=step)
         return jnp.round(jnp.clip((x + 1) * 127.5, 0, 255)).astype(jnp.uint8)
 
@@ -59,13 +61,18 @@ def exported(
         key = checks.new_key(seed)
         return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
-    def from_seed(variables: Any, seed: jax.Array, index: jax.Array) -> jax.Array:
+    def from_seed(
+        variables: Any, seed: jax.Array, index: jax.Array, *label: jax.Array
+    ) -> jax.Array:
         keys = keys_of(seed, index if batch is None else index + jnp.arange(batch))
         unit = Gaussian(jnp.zeros((*keys.shape, *shape), jnp.float32), jnp.float32(1))
-        return images(variables, keys, draw(keys, unit, jnp.int32(0)))
+        return images(variables, keys, draw(keys, unit, jnp.int32(0)), *label)
 
-    def from_given(variables: Any, x_T: jax.Array, first_index: jax.Array) -> jax.Array:
-        return images(variables, keys_of(config.seed, first_index + jnp.arange(x_T.shape[0])), x_T)
+    def from_given(
+        variables: Any, x_T: jax.Array, first_index: jax.Array, *label: jax.Array
+    ) -> jax.Array:
+        keys = keys_of(config.seed, first_index + jnp.arange(x_T.shape[0]))
+        return images(variables, keys, x_T, *label)
 
     many = export.symbolic_shape("b")[0] if batch is None else batch
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
@@ -74,6 +81,8 @@ def exported(
     else:
         index = scalar if batch is not None else jax.ShapeDtypeStruct((many,), jnp.int32)
         function, inputs = from_seed, [jax.ShapeDtypeStruct((), jnp.uint32), index]
+    if run.config.model.num_classes is not None:
+        inputs.append(jax.ShapeDtypeStruct((many,), jnp.int32))
     if not beside:
         return _exported(lambda *rest: function(run.variables, *rest), inputs)
     weights = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), named(run))
