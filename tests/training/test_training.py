@@ -132,6 +132,21 @@ def test_labels_of_a_dict_batch_reach_the_network():
     assert nothing[0] == 0
 
 
+def test_labels_are_dropped_as_often_as_asked_and_nothing_else_changes():
+    batch = {"image": jnp.zeros((400, 2)), "label": jnp.arange(400) % 5}
+    both = lambda x, index, label: jnp.stack([x[:, 0], 1.0 * index, 1.0 * label])  # noqa: E731
+    plain, _ = spied((3, 400), both, 8, batch)
+    seen, _ = spied((3, 400), both, 8, batch, null_label=5, label_dropout=0.2)
+    plain, seen = np.asarray(plain), np.asarray(seen)
+    np.testing.assert_array_equal(plain[:, :2], seen[:, :2])
+    dropped = seen[:, 2] == 5
+    assert 0.16 < dropped.mean() < 0.24
+    assert len(np.unique(dropped, axis=0)) == 8
+    np.testing.assert_array_equal(seen[:, 2][~dropped], plain[:, 2][~dropped])
+    with pytest.raises(ValueError, match="label_dropout must lie in"):
+        spied((3, 400), both, 1, batch, null_label=5, label_dropout=1.0)
+
+
 @pytest.mark.parametrize(
     "options, expected",
     [({"kind": "x0", "norm": "l2"}, 9.0), ({"kind": "x0", "norm": "l1"}, 3.0), ({}, 1.0)],
