@@ -112,6 +112,8 @@ def _read(folder: Path, shape: Shape, *, made: bool = False) -> Cached:
     about = record(folder / "about.json")
     labels = np.load(folder / "labels.npy", mmap_mode="r")
     images = np.load(folder / "images.npy", mmap_mode="r")
+    if about.get("name", folder.name) != folder.name:
+        raise ValueError("it is another entry")
     num = about["num_images"]
     if any(type(value) is not int for value in (num, about["total"])):
         raise ValueError("about.json: expected numbers of images")
@@ -170,7 +172,7 @@ def _build(folder: Path, pictures: Pictures, shape: Shape, limit: int | None) ->
         sweep(folder.parent)
         partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder.parent))
         try:
-            _fill(partial, pictures, shape, limit)
+            _fill(partial, folder.name, pictures, shape, limit)
             _put(partial, folder, shape)
             return
         except FileNotFoundError:
@@ -210,8 +212,8 @@ def sweep(parent: Path) -> None:
                 shutil.rmtree(partial, ignore_errors=True)
 
 
-def _fill(folder: Path, pictures: Pictures, shape: Shape, limit: int | None) -> None:
-    """Write images.npy, labels.npy and about.json."""
+def _fill(folder: Path, name: str, pictures: Pictures, shape: Shape, limit: int | None) -> None:
+    """Write images.npy, labels.npy and about.json of the entry that will have this name."""
     order = np.random.default_rng(ORDER_SEED).permutation(len(pictures.names))
     room = len(order) if limit is None else min(limit, len(order))
     labels: list[int] = []
@@ -247,6 +249,7 @@ def _fill(folder: Path, pictures: Pictures, shape: Shape, limit: int | None) -> 
     found = np.array(labels, np.int32)
     np.save(folder / "labels.npy", found)
     about: dict[str, Any] = {
+        "name": name,
         "num_images": len(labels),
         "class_names": pictures.class_names,
         "notes": [summary] if summary else [],

@@ -297,6 +297,19 @@ def test_wrong_content_of_the_right_form_is_found(tmp_path, load, caches, name):
     assert load(path).notes == ()
 
 
+def test_an_entry_in_the_place_of_another_is_made_again(tmp_path, load, caches):
+    one, two = fill(tmp_path / "one", (1, 2, 3)), fill(tmp_path / "two", (4, 5, 6))
+    load(one)
+    (first,) = entries(caches)
+    load(two)
+    (second,) = set(entries(caches)) - {first}
+    shutil.rmtree(first)
+    shutil.copytree(second, first)
+    found = load(one)
+    assert shades(found) == [1, 2, 3]
+    assert "was damaged (it is another entry): made again" in found.notes[0]
+
+
 def test_an_entry_of_another_user_is_made_again(tmp_path, load, caches, monkeypatch):
     path = fill(tmp_path / "one", (1, 2, 3))
     first = load(path)
