@@ -7,7 +7,6 @@ else). The end of the flow is that of Heun's method in T steps, and the distance
 images. Writes errors.png, table.md and results.json; `docs/solvers.md` explains them.
 """
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -108,7 +107,8 @@ def measure(config: SolversConfig) -> None:
         "network": run.denoiser(run.variables, clip_x0=False),
     }
     x_T = jax.random.normal(jax.random.key(config.seed), (config.num, *shape))
-    record: dict[str, Any] = {"evaluations": EVALUATIONS} | dataclasses.asdict(config)
+    record: dict[str, Any] = {"evaluations": EVALUATIONS, "T": run.schedule.num_steps}
+    record |= {name: getattr(config, name) for name in ("num", "cars", "blur", "seed")}
     for name, denoise_fn in denoisers.items():
         with stage(f"measuring the {name}", wait=True):
             record[name] = errors(denoise_fn, run.schedule, x_T)
