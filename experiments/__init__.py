@@ -6,9 +6,12 @@ While a command is being imported, a signal ends it as `terminal.interrupts` doe
 import os
 import signal
 import sys
+import threading
+import time
 from typing import Any
 
 INTERRUPTED = "stopped by Ctrl-C"
+_ending = threading.Lock()
 
 
 def stopped_by(number: int) -> str:
@@ -17,8 +20,11 @@ def stopped_by(number: int) -> str:
 
 
 def end(number: int = signal.SIGINT, *_: Any) -> None:
-    """Says which signal has stopped the process, and ends it without its teardown."""
-    os.write(2, f"{stopped_by(number)}\n".encode())
+    """Says which signal has stopped the process, once, and ends it without its teardown."""
+    if _ending.acquire(blocking=False):
+        os.write(2, f"{stopped_by(number)}\n".encode())
+    else:
+        time.sleep(0.1)  # for another thread to say it
     os._exit(128 + number)
 
 

@@ -236,8 +236,12 @@ def make_up(loop: Loop, step: int, state: TrainState) -> None:
     config = loop.setup.config.train
     variables = loop.variables(state)
     if state.averages:
-        averages.forget_after(loop.kept, step)
-        averages.save(loop.kept, state)
+        averages.forget_from(loop.kept, step + 1)
+        earlier = max((s for s in loop.kept.all_steps() if s < step), default=0)
+        if loop.is_due(step, config.checkpoint_every) or averages.due(step, earlier):
+            averages.save(loop.kept, state)
+        else:  # a signal has stored them
+            averages.forget_from(loop.kept, step)
     if loop.is_due(step, config.checkpoint_every) and "validation_loss" not in loop.log.names:
         with stage(f"validating step {step}", loop.console):
             loss = loop.validate(variables)

@@ -48,9 +48,9 @@ def save(store: Store, state: TrainState) -> None:
         store.save(step, state.averages)
 
 
-def forget_after(store: Store, step: int) -> None:
-    """Deletes pairs of later steps, which a run that goes on from this step makes again."""
-    store.delete({later for later in store.all_steps() if later > step})
+def forget_from(store: Store, step: int) -> None:
+    """Deletes pairs of this step and later ones, which a run that goes on makes again."""
+    store.delete({later for later in store.all_steps() if later >= step})
 
 
 def params(workdir: str, length: float, step: int, abstract: TrainState) -> Any:

@@ -95,6 +95,7 @@ def serve(request: dict[str, Any]) -> None:
     os.dup2(out, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv = [request["name"], *request["flags"]]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may ignore it
     if "size" in request:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["size"],) * 2)
     if "user" in request:

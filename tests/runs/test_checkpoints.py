@@ -221,6 +221,20 @@ def test_a_damaged_checkpoint_without_sums_is_not_taken_either(tmp_path, abstrac
     assert "checkpoint 2" in capsys.readouterr().err
 
 
+def test_want_of_memory_is_no_damage(tmp_path, abstract, monkeypatch):
+    fill(tmp_path, [2.0, 1.0])
+
+    def fails(*_):
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "restore", fails)
+    with (
+        checkpoints.manager(tmp_path) as store,
+        pytest.raises(RunError, match=r"checkpoint 2 .* its files are sound: out of memory"),
+    ):
+        checkpoints.restore(store, abstract)
+
+
 def test_what_a_killed_process_left_is_tidied_up(tmp_path):
     fill(tmp_path, [2.0, 1.0])
     folder = tmp_path / "checkpoints"

@@ -263,13 +263,19 @@ class Store:
           step: of the checkpoint.
           abstract: shapes, types and shardings.
         Raises:
-          Damaged: when it cannot be read.
+          Damaged: when it cannot be read, and no sums say that its files are sound.
+          RunError: when it cannot be read although they are, as for want of memory.
         """
         try:
             with ocp.StandardCheckpointer() as reader:
                 return reader.restore(self.path(step) / "default", abstract)
         except Exception as error:  # damaged files may raise anything
-            raise self._damaged(step, reason(error)) from None
+            if not sums.are_there(self.path(step)):  # or it was deleted meanwhile
+                raise self._damaged(step, reason(error)) from None
+            raise RunError(
+                f"checkpoint {step} in {self.directory} cannot be restored, though its files are "
+                f"sound: {reason(error)}"
+            ) from None
 
     def shapes(self, step: int) -> Any:
         """The tree of a checkpoint with shapes for arrays; None where Orbax does not tell it."""

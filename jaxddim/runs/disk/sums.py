@@ -45,6 +45,11 @@ def damage(folder: Path) -> str | None:
     return None
 
 
+def are_there(folder: Path) -> bool:
+    """Whether a checkpoint has sums."""
+    return (folder / NAME).exists()
+
+
 def _has_sums(folder: Path) -> bool:
     try:
         return b'"sums"' in (folder / METADATA).read_bytes()
