@@ -91,9 +91,11 @@ def _train(config: Config, stack: contextlib.ExitStack) -> int:
         labels=train_set.labels if config.model.labels else None,
         shard=(jax.process_index(), jax.process_count()),
     )
+    labels = held_out.labels if config.model.labels else None
     return loop.train(
-        setup, mesh, state, batches, total, num_images, held_out, store, console, begin
-    )
+        setup, mesh, state, batches, total, num_images, held_out.images, labels, store, console,
+        begin,
+    )  # fmt: skip
 
 
 def open_run(

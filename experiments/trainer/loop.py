@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 import jaxddim
-from experiments import data
 from experiments.terminal import processes
 from experiments.terminal.errors import UserError
 from experiments.terminal.progress import heard, stage
@@ -129,7 +128,8 @@ def train(
     batches: Callable[..., Iterator[np.ndarray]],
     total: int,
     num_images: int,
-    held_out: data.Dataset,
+    held_out: np.ndarray,
+    labels: np.ndarray | None,
     store: Store,
     console: Console,
     begin: Callable[[], TrainState],
@@ -144,7 +144,8 @@ def train(
         several processes, this one's rows.
       total: steps of the whole training.
       num_images: images in an epoch.
-      held_out: images, with their labels, for the validation loss.
+      held_out: uint8 [n, h, w, c], for the validation loss.
+      labels: theirs, int32 [n], for a network that takes labels.
       store: the checkpoints.
       console: where messages are printed.
       begin: ``begin()``, the state to go on from after a step has diverged.
@@ -166,8 +167,8 @@ def train(
         config,
         setup.model,
         setup.schedule,
-        held_out.images,
-        held_out.labels if config.model.labels else None,
+        held_out,
+        labels,
         weighting=None if config.diffusion.precondition == "none" else setup.weighting,
         times=setup.times,
         mesh=mesh,

@@ -6,12 +6,24 @@ change what was computed so far, so a run may be resumed with other values.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 ImageSize = int | tuple[int, int]
 """The side of a square in pixels, or (height, width)."""
 MOST_STEPS = 1_000_000
 """The largest T."""
+
+
+class Classes(NamedTuple):
+    """The classes of a run's images.
+
+    Attributes:
+      names: their names.
+      counts: how many images of each were trained on.
+    """
+
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import difflib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxddim import checks
 from jaxddim.grids import timesteps
+from jaxddim.runs.config import Classes
 from jaxddim.runs.errors import RunError, run_errors
 from jaxddim.sampling.heun import heun
 from jaxddim.sampling.multistep import dpm_solver_pp_2m
@@ -80,18 +81,6 @@ def noise(config: DrawConfig) -> float:
     """The eta of the method: how much noise its steps draw."""
     known = {"ddim": config.eta, "ddpm": 1.0, "dpm++2m-sde": 1.0}
     return known.get(config.method, 0.0)
-
-
-class Classes(NamedTuple):
-    """The classes of a run's images.
-
-    Attributes:
-      names: their names.
-      counts: how many images of each were trained on.
-    """
-
-    names: tuple[str, ...]
-    counts: tuple[int, ...]
 
 
 ALL = "all"

@@ -16,11 +16,10 @@ import jax
 
 from jaxddim.files import reading
 from jaxddim.files.reading import MOST_ITEMS, short, shown
-from jaxddim.runs.config import MAY_DIFFER, Config
+from jaxddim.runs.config import MAY_DIFFER, Classes, Config
 from jaxddim.runs.disk.flushing import flush
 from jaxddim.runs.errors import RunError
 from jaxddim.runs.flat import finite, from_flat
-from jaxddim.runs.methods import Classes
 from jaxddim.version import __version__
 
 PARTS: Mapping[str, type] = {

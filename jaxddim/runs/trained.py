@@ -11,9 +11,9 @@ from jaxddim.guidance.networks import as_guided_denoiser
 from jaxddim.predictions import as_denoiser, threshold
 from jaxddim.runs import averages, checkpoints, moments, record
 from jaxddim.runs.build import abstract_state, around, build
-from jaxddim.runs.config import Config
+from jaxddim.runs.config import Classes, Config
 from jaxddim.runs.errors import RunError
-from jaxddim.runs.methods import Classes, Clip
+from jaxddim.runs.methods import Clip
 from jaxddim.schedules import Schedule
 from jaxddim.training.state import variables
 from jaxddim.types import DenoiseFn, Prediction

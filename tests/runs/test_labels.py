@@ -13,8 +13,9 @@ from PIL import Image
 from experiments.cars.designs import BODY_TYPES
 from experiments.terminal import pictures
 from jaxddim.runs import record
+from jaxddim.runs.config import Classes
 from jaxddim.runs.errors import RunError
-from jaxddim.runs.methods import Classes, DrawConfig, labeller
+from jaxddim.runs.methods import DrawConfig, labeller
 from jaxddim.runs.trained import restore
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
