@@ -78,7 +78,7 @@ def check(config: Config) -> None:
     try:
         from_flat(flatten(config))
     except RunError as error:
-        name, _, trouble = str(error).partition(" ")
+        name, _, trouble = str(error).partition(" is ")
         raise RunError(f"--{name.replace('_', '-')} {trouble}") from None
 
 
