@@ -23,6 +23,7 @@ import jaxddim
 from experiments.cars.drawing import render
 from experiments.reproduction import plots
 from experiments.terminal import checks, cli
+from experiments.terminal.errors import UserError
 from experiments.terminal.files import located, save_json, save_text
 from experiments.terminal.progress import stage
 from jaxddim.runs import trained
@@ -97,6 +98,8 @@ def errors(denoise_fn: Any, schedule: jaxddim.Schedule, x_T: jax.Array) -> dict[
 def measure(config: SolversConfig) -> None:
     """Measures both denoisers, and writes the files."""
     checks.check_numbers(config, "num", "cars")
+    if not config.blur > 0:
+        raise UserError(f"--blur must be positive, got {config.blur:g}")
     out = located(config.out)
     checks.make_folder(out)
     run = trained.restore(config.workdir)
