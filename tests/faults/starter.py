@@ -36,6 +36,10 @@ IMPORTED = (
 )
 
 
+PATIENCE, HANGS = 300.0, 999
+"""Seconds after which a command hangs, and the exit status of one that does."""
+
+
 def half(write: Any, send: Any, *arguments: Any, **options: Any) -> None:
     """Calls a function that writes a file, and ends half-way."""
     *rest, last = arguments
@@ -116,6 +120,19 @@ def serve(request: dict[str, Any]) -> None:
         os._exit(1)
 
 
+def ended(child: int, seconds: float) -> int:
+    """The exit status of a process, which is killed after so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return -signal.SIGKILL if seconds < PATIENCE else HANGS
+
+
 if __name__ == "__main__":
     for name in IMPORTED:
         importlib.import_module(name)
@@ -124,8 +141,4 @@ if __name__ == "__main__":
         child = os.fork()
         if child == 0:
             serve(request)
-        if "seconds" in request:
-            time.sleep(request["seconds"])
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        print(ended(child, request.get("seconds", PATIENCE)), flush=True)
