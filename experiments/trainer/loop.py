@@ -300,12 +300,9 @@ def follow(
         while True:
             show(step, loop.window.loss, loop.window.rate)
             announce(loop)
-<<<<<<< HEAD
             if processes.stop_agreed(step):
                 stopped.append(signal.SIGTERM)
-=======
             hurries = bool(stopped) and step < loop.total
->>>>>>> survive
             if loop.is_due(step, config.log_every):
                 write_line(loop, step)
             if state.averages and averages.due(step, averages.last(loop.kept)):
@@ -315,14 +312,8 @@ def follow(
             loss = validated(loop, step, state) if due else None
             if loop.is_due(step, config.sample_every) and not hurries:
                 with loop.window.paused():
-<<<<<<< HEAD
                     draw(loop, step, loop.variables(state))
-            ends = ends or bool(stopped)
-            if ends and not due:
-=======
-                    draw(loop, step, jaxddim.variables(loop.single(state)))
             if hurries:
->>>>>>> survive
                 check_weights(loop, step_fn, state, batches, step)
             if due or hurries:
                 save(loop, step, state, loss)
