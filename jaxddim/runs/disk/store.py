@@ -17,12 +17,14 @@ import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.futures import future, signaling_client  # they have no public names
 
 from jaxddim.runs.disk import sums
 from jaxddim.runs.disk.flushing import flush, flush_all
@@ -31,7 +33,7 @@ from jaxddim.runs.errors import RunError
 PEERS = 120
 """Seconds that a process waits for others to have saved."""
 FOREVER = 10**9
-"""For a process that is alone: Orbax counts by the clock, which may be set forward meanwhile."""
+"""For a process that is alone."""
 DELETED = ".deleted-"
 """How the name of a checkpoint begins that is being deleted."""
 LEFT = (f"{DELETED}*", "*.orbax-checkpoint-tmp*")
@@ -45,6 +47,12 @@ class SaveError(RunError):
 
 class Damaged(RunError):
     """A checkpoint that cannot be read."""
+
+
+class _Steady:
+    """Time for Orbax's futures, which give up when the clock is set forward meanwhile."""
+
+    time = staticmethod(time.monotonic)
 
 
 class _Handler(ocp.CompositeCheckpointHandler):
@@ -67,9 +75,9 @@ class _Items(ocp.args.Composite):
     """What is saved by this handler."""
 
 
-def _without_orbax(record: logging.LogRecord) -> bool:
-    """Orbax logs tracebacks of errors that it raises, too."""
-    return "orbax" not in record.pathname
+def _is_news(record: logging.LogRecord) -> bool:
+    """Orbax logs tracebacks of errors that it raises, too, and asyncio those that follow them."""
+    return "orbax" not in record.pathname and "never retrieved" not in record.getMessage()
 
 
 class Store:
@@ -88,7 +96,8 @@ class Store:
         self._keep = keep
         self.saving: int | None = None
         self._failed = False
-        logging.getLogger("absl").addFilter(_without_orbax)
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_is_news)
         _ignore_closed_loops()
 
     def __enter__(self) -> "Store":
@@ -103,6 +112,9 @@ class Store:
 
     @functools.cached_property
     def _orbax(self) -> ocp.AsyncCheckpointer:
+        if jax.process_count() == 1:
+            for module in (future, signaling_client):
+                vars(module)["time"] = _Steady
         return ocp.AsyncCheckpointer(
             self._handler,
             async_options=ocp.AsyncOptions(
