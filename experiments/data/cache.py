@@ -41,6 +41,7 @@ CHUNK = 256
 FILES = ("images.npy", "labels.npy", "about.json")
 SUMS = "crc32"  # of an entry's about.json: checksums of its files
 PARTIAL = ".partial-"  # how the name of an unfinished entry begins
+INCOMPLETE = "incomplete.*"  # TFDS's own
 STALE_SECONDS = 24 * 3600  # since an unfinished entry was last written to
 
 
@@ -204,9 +205,9 @@ def _put(partial: Path, folder: Path, shape: Shape) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def sweep(parent: Path) -> None:
+def sweep(parent: Path, pattern: str = f"{PARTIAL}*") -> None:
     """Remove what killed runs left behind more than a day ago."""
-    for partial in parent.glob(f"{PARTIAL}*"):
+    for partial in parent.glob(pattern):
         with contextlib.suppress(OSError):  # another process was faster
             if time.time() - partial.stat().st_mtime > STALE_SECONDS:
                 shutil.rmtree(partial, ignore_errors=True)

@@ -1,14 +1,18 @@
 """Rendered cars: pure functions of (seed, index, size), and the dataset made from them."""
 
 import hashlib
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from experiments.cars import VERSION, designs
+from experiments.data import cache
 from experiments.data.sources import rendered
 
 
@@ -127,6 +131,19 @@ def test_losing_a_race_is_no_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(rendered, "render", slow)
     assert len(rendered.prepare(16, 3, data_dir=tmp_path).as_data_source("train")) == 3
+
+
+def test_what_a_killed_conversion_left_a_day_ago_is_removed(tmp_path):
+    builder = rendered.RenderedCars(
+        data_dir=tmp_path, config=rendered.RenderedConfig(size=(16, 16), num_images=3, seed=0)
+    )
+    place = Path(builder.data_dir).parent
+    for name, age in (("incomplete.OLD_1", 2), ("incomplete.NEW_1", 0)):
+        (place / name).mkdir(parents=True)
+        then = time.time() - age * cache.STALE_SECONDS
+        os.utime(place / name, (then, then))
+    rendered.prepare(16, 3, data_dir=tmp_path)
+    assert [path.name for path in place.glob("incomplete.*")] == ["incomplete.NEW_1"]
 
 
 def test_the_default_is_found_by_name(tmp_path):

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from experiments.data import cache
 from experiments.data.decoding import Pictures
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import cache_dir, located, record
@@ -144,6 +145,7 @@ def write(builder: Any) -> None:
     tfds.display_progress_bar(STDERR.is_terminal)  # elsewhere it writes a state ten times a second
     told = stage(f"converting {builder.name}", wait=True, spinner=False)
     reports = io.StringIO()  # of downloads, of which there are none
+    cache.sweep(Path(builder.data_dir).parent, cache.INCOMPLETE)
     try:
         with told, contextlib.redirect_stdout(reports):
             builder.download_and_prepare(file_format=ARRAY_RECORD, download_config=offline)

@@ -21,6 +21,7 @@ from PIL import Image
 
 from experiments.cars import VERSION
 from experiments.cars.drawing import BODY_TYPES, labels, render
+from experiments.data import cache
 from experiments.data.decoding import Pictures
 from experiments.data.sources import prepared
 from experiments.data.sources.prepared import ARRAY_RECORD
@@ -138,6 +139,7 @@ def prepare(
         builder = RenderedCars(data_dir=data_dir, config=config, file_format=ARRAY_RECORD)
         if not builder.is_prepared():
             offline = tfds.download.DownloadConfig(try_download_gcs=False)
+            cache.sweep(Path(builder.data_dir).parent, cache.INCOMPLETE)
             try:
                 builder.download_and_prepare(download_config=offline)
             except FileExistsError:  # another process prepared the same folder meanwhile
