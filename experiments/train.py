@@ -259,6 +259,7 @@ def check(config: Config) -> None:
     """Raises a UserError for invalid settings, before any work is done."""
     if not config.workdir:
         raise UserError("--workdir is missing: name the folder of the run, e.g. runs/cars")
+    record.read(config.workdir)  # so that a folder that is no run's is told before all else
     if not 0 <= config.seed < 2**32:
         raise UserError(f"--seed must lie in [0, 2^32), got {config.seed}")
     if min(config.data.shape) < 1:

@@ -170,10 +170,13 @@ def check_shared(folder: str | os.PathLike[str]) -> None:
       UserError: in every process, when one does not.
     """
     path = Path(folder) / SHARED
-    (word, *_) = gather(secrets.token_hex(8) if is_first() else "")
+    (word, *others) = gather(secrets.token_hex(8) if is_first() else "")
+    if not others:
+        return
     if is_first():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(word)
+        with contextlib.suppress(OSError):  # nobody sees it then
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(word)
     gather("written")
     try:
         seen = path.read_text() == word
@@ -181,7 +184,10 @@ def check_shared(folder: str | os.PathLike[str]) -> None:
         seen = False
     answers = gather(str(seen))
     if is_first():
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    if answers[0] == "False":
+        raise UserError(f"--workdir {folder} cannot be written to: name another")
     if "False" in answers:
         raise UserError(
             f"--workdir {folder}: process {answers.index('False')} does not see the files that "

@@ -200,6 +200,8 @@ def test_a_field_may_differ_exactly_when_it_changes_nothing_that_was_computed(fi
     harmless |= {"data.path", "data.data_dir", "data.cache_dir"}
     harmless |= {"train.steps", "train.epochs", "train.log_every", "train.checkpoint_every"}
     harmless |= {
+        "distributed",
+        "train.split_state",
         "train.on_nan",
         "train.sample_every",
         "train.keep",

@@ -201,8 +201,8 @@ def spoil(monkeypatch, step, change):
     """Changes what the training step returns at the given step."""
     real = jaxddim.jit_step
 
-    def jit_step(step_fn):
-        compiled = real(step_fn)
+    def jit_step(*args, **options):
+        compiled = real(*args, **options)
 
         def spoiled(state, batch):
             state, metrics = compiled(state, batch)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.trainer import previews
+from jaxddim.runs.config import Config
 from jaxddim.runs.drawing import to_uint8
 from jaxddim.runs.errors import RunError
 from tests import tiny
@@ -32,7 +33,7 @@ def test_a_preview_of_nan_writes_no_picture(wrong, tmp_path):
             assert wrong != "samples"
 
     with pytest.raises(RunError, match="not finite"):
-        previews.write_samples(str(tmp_path), Log(), 1, **images)
+        previews.write_samples(Config(str(tmp_path)), Log(), 1, **images)
     assert len(list(tmp_path.rglob("*.png"))) == (wrong == "strip")
 
 

@@ -134,15 +134,31 @@ def test_one_process_that_is_told_to_stop_stops_all(root):
     assert ran(root, workdir, "1x1", f"--train.steps={step + 1}") == [0]
 
 
+LONG = ("--train.steps=300", "--train.checkpoint-every=20", "--train.sample-every=300")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root):
+    workdir = root / "undisturbed"
+    assert ran(root, workdir, "2x1", *LONG) == [0, 0], said(root, workdir, 0)
+    return workdir
+
+
+def told(workdir):
+    """The log of a run without its speeds."""
+    lines = tiny.metrics(workdir)
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
 @pytest.mark.slow  # two processes compile a training step, and miss a heartbeat
 @pytest.mark.parametrize(
     ("who", "number"),
     [(0, signal.SIGKILL), (1, signal.SIGKILL), (0, signal.SIGSTOP), (1, signal.SIGSTOP)],
 )
-def test_the_end_of_one_process_ends_all_with_a_last_word(root, who, number):
+def test_the_end_of_one_process_ends_all_with_a_last_word(root, undisturbed, who, number):
     workdir = root / f"ended-{who}-{number}"
     other = 1 - who
-    with started(root, workdir, "2x1", "--train.steps=100000") as running:
+    with started(root, workdir, "2x1", *LONG) as running:
         wait_for(workdir / "checkpoints" / "20")
         running[who].send_signal(number)
         began = time.monotonic()
@@ -154,6 +170,10 @@ def test_the_end_of_one_process_ends_all_with_a_last_word(root, who, number):
     last = said(root, workdir, other).splitlines()[-1]
     assert "the last good checkpoint: " in last
     assert int(last.partition("checkpoints/")[2].partition(".")[0]) in tiny.saved(workdir)
+    if number == signal.SIGKILL:
+        assert ran(root, workdir, "2x1", *LONG) == [0, 0], said(root, workdir, 0)
+        tiny.assert_same_bits(tiny.state(workdir), tiny.state(undisturbed))
+        assert told(workdir) == told(undisturbed)
 
 
 @pytest.mark.slow  # two processes start

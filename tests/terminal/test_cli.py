@@ -275,7 +275,7 @@ def test_a_mistake_in_preparing_is_one_line_and_2(words):
 
 
 def test_a_batch_must_divide_over_the_devices(monkeypatch):
-    monkeypatch.setattr(jax, "local_device_count", lambda: 3)
+    monkeypatch.setattr(jax, "device_count", lambda: 3)
     finished = tiny.command("train", "--workdir", "new", "--config", "tiny")
     assert_mistake(finished, "--train.batch-size 8 must be divisible by 3 device(s)")
 
