@@ -24,6 +24,7 @@ from jaxddim.runs.build import around, build, new_state
 from jaxddim.runs.disk.store import Store
 from jaxddim.runs.moments import Moments
 from jaxddim.runs.presets import PRESETS
+from jaxddim.training import meshes
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,14 @@ def main(config: SavingConfig) -> None:
         np.ones((height, width, channels), np.float32),
     )
     setup = around(build(preset), flat if preset.diffusion.precondition != "none" else None)
-    step_fn, state, place, single = loop.compiled_step(setup, new_state(setup))
-    batches = map(place, data.batches(images, batch_size=training.batch_size, seed=0))
+    mesh = meshes.make_mesh()
+    step_fn = loop.compiled_step(setup, mesh)
+    state = meshes.spread(new_state(setup), meshes.everywhere(mesh))
+    rows = meshes.by_rows(mesh)
+    batches = (
+        meshes.spread(batch, rows)
+        for batch in data.batches(images, batch_size=training.batch_size, seed=0)
+    )
     state, metrics = step_fn(state, next(batches))
     jax.block_until_ready(metrics)
     leaves = jax.tree.leaves(state)
@@ -78,7 +85,7 @@ def main(config: SavingConfig) -> None:
             for saves in (False, True) if round_ % 2 else (True, False):
                 began = time.perf_counter()
                 if saves:
-                    save(single(state), store, kept)
+                    save(state, store, kept)
                 waited = time.perf_counter() - began
                 for _ in range(config.every):
                     state, metrics = step_fn(state, next(batches))

@@ -83,7 +83,8 @@ def _by_hand() -> dict[str, Any]:
         raise UserError(
             f"--distributed: {VARIABLES[2]} must lie in [0, {VARIABLES[1]}), got {index} of {count}"
         )
-    if not address.rpartition(":")[2].isdigit() or ":" not in address:
+    host, _, number = address.rpartition(":")
+    if not host or not number.isascii() or not number.isdigit():
         raise UserError(f"--distributed: {VARIABLES[0]} must be HOST:PORT, got {address!r}")
     return {
         "coordinator_address": address,
