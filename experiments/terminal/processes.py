@@ -29,14 +29,18 @@ TEXT = 1 << 16
 SHARED = ".shared-by-all"
 """The file by which the processes find out whether they see the same folder."""
 _WITNESS = """
-import signal, sys
+import os, signal, sys
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
 words = ""
 for line in sys.stdin:
     words = line
-if words.strip():
-    sys.stderr.write(words)
+text, _, folder = words.rstrip().partition("\\t")
+if text:
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    steps = [int(name) for name in names if name.isascii() and name.isdigit()]
+    last = os.path.join(folder, str(max(steps))) if steps else "none was saved"
+    sys.stderr.write(text.replace("CHECKPOINT", last) + "\\n")
 """
 _witness: subprocess.Popen[str] | None = None
 
@@ -108,10 +112,13 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def last_words(text: str) -> None:
-    """What is printed if the process is aborted from now on; nothing for an empty text."""
+def last_words(text: str, folder: str | os.PathLike[str] = "") -> None:
+    """What is printed if the process is aborted from now on; nothing for an empty text.
+
+    CHECKPOINT in it becomes the latest step that there is in the folder then.
+    """
     if _witness is not None and _witness.stdin is not None:
-        _witness.stdin.write(" ".join(text.split()) + "\n")
+        _witness.stdin.write(" ".join(text.split()) + f"\t{os.fspath(folder)}\n")
         _witness.stdin.flush()
 
 

@@ -29,6 +29,11 @@ from jaxddim.runs.build import Setup, new_state
 from jaxddim.runs.disk.store import Store
 from jaxddim.training import meshes
 
+ENDED = (
+    "a process of this run has ended, so this one ends too; the last good checkpoint: CHECKPOINT. "
+    "The same command resumes, with any number of processes"
+)
+"""The last words of a process when another one of the run ends."""
 SHORT = 50
 """Steps that count as an epoch where an epoch takes fewer than 2."""
 
@@ -111,16 +116,6 @@ def first_state(
         return meshes.spread(state, where)
 
 
-def tell_where(store: Store) -> None:
-    """Leaves word of the last good checkpoint, should another process of the run end."""
-    latest = store.latest_step()
-    where = "none was saved" if latest is None else str(store.path(latest))
-    processes.last_words(
-        f"a process of this run has ended, so this one ends too; the last good checkpoint: {where}."
-        " The same command resumes, with any number of processes"
-    )
-
-
 def train(
     setup: Setup,
     mesh: Mesh,
@@ -156,7 +151,7 @@ def train(
       SaveError: when a checkpoint cannot be written.
     """
     config, first = setup.config, int(state.step)
-    tell_where(store)
+    processes.last_words(ENDED, store.directory)
     skips = rollback.read(config.workdir)
     step_fn = compiled_step(setup, mesh)
     place = functools.partial(
@@ -406,6 +401,5 @@ def finish(loop: Loop) -> None:
       SaveError: when it could not be saved.
     """
     loop.store.wait()
-    tell_where(loop.store)
     while loop.told:
         loop.console.print(loop.told.pop())
