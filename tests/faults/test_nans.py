@@ -35,8 +35,8 @@ class Spoiled:
         self.seen, self.bad, self.metric = [], set(), "loss"
         real = jaxddim.jit_step
 
-        def jit_step(step_fn):
-            compiled = real(step_fn)
+        def jit_step(*args, **options):
+            compiled = real(*args, **options)
 
             def step(state, batch):
                 self.seen.append(hash(np.asarray(batch).tobytes()))
