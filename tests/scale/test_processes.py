@@ -134,7 +134,7 @@ def test_one_process_that_is_told_to_stop_stops_all(root):
     assert ran(root, workdir, "1x1", f"--train.steps={step + 1}") == [0]
 
 
-LONG = ("--train.steps=300", "--train.checkpoint-every=20", "--train.sample-every=300")
+LONG = ("--train.steps=80", "--train.checkpoint-every=20", "--train.sample-every=80")
 
 
 @pytest.fixture(scope="module")
