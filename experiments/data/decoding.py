@@ -122,7 +122,7 @@ def _content(file: Path | BinaryIO) -> bytes:
     if not isinstance(file, Path):
         file.seek(0)
         return file.read()
-    from jaxddim.files import reading  # here, as reading data must not import JAX
+    from jaxddim.files import reading  # here, as importing this must not import JAX
 
     with reading.opened(file) as source:
         start, size = source.read(BEGINNING), os.fstat(source.fileno()).st_size

@@ -1,6 +1,5 @@
 """Paths that flags name, the cache folder, and atomic writes of files."""
 
-import contextlib
 import json
 import os
 import re
@@ -66,7 +65,7 @@ def content(path: Path, most: int) -> bytes:
       OSError: when it cannot be read.
       ValueError: when it holds more than `most`, or is a pipe or a device.
     """
-    from jaxddim.files import reading  # here, as reading data must not import JAX
+    from jaxddim.files import reading  # here, as importing this must not import JAX
 
     return reading.content(path, most)
 
@@ -78,7 +77,7 @@ def record(path: Path, most: int = 2**26) -> Any:
       OSError: when it cannot be read.
       ValueError: when it is larger or no JSON.
     """
-    from jaxddim.files import reading  # here, as reading data must not import JAX
+    from jaxddim.files import reading  # here, as importing this must not import JAX
 
     return reading.record(path, most)
 
@@ -109,7 +108,7 @@ def to_json(record: Any) -> str:
 
     A number that is not finite becomes null.
     """
-    from jaxddim.runs.flat import finite  # here, as reading data must not import JAX
+    from jaxddim.runs.flat import finite  # here, as importing this must not import JAX
 
     text = json.dumps(finite(record), indent=2, allow_nan=False)
     return re.sub(r"\[([^][{}\"]*)\]", lambda list_: f"[{' '.join(list_[1].split())}]", text) + "\n"
@@ -121,33 +120,10 @@ def save_json(path: Path, record: Any) -> None:
 
 
 def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file atomically, and creates its folder; nothing is left of a write that fails.
+    """Writes a file atomically, and creates its folder; nothing is left of a write that fails."""
+    from jaxddim.files import writing  # here, as importing this must not import JAX
 
-    What is written is on the disk before the file gets its name.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        _flush_names(path.parent)
-    except BaseException:  # Ctrl-C too
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
-
-
-def _flush_names(folder: Path) -> None:
-    """Waits until the names in a folder are on the disk, where its file system can tell."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    writing.replace(path, write)
 
 
 def save_text(path: Path, text: str) -> None:

@@ -19,8 +19,7 @@ def make_losses(
     weighting: Weighting | None = None,
     mesh: Mesh | None = None,
 ) -> Callable[..., np.ndarray]:
-    """``losses(variables, images, t, eps, labels=None) -> float32 [n]``, without weighting unless
-    there is one.
+    """``losses(variables, images, t, eps, labels=None) -> float32 [n]``, by default unweighted.
 
     Images are uint8; the network gets as many at a time as in training, spread over the mesh, by
     default over all devices.

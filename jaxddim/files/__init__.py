@@ -1,1 +1,1 @@
-"""Files that others may have written or damaged: read within bounds, refused in one line."""
+"""Files: those of others are read within bounds, or refused in one line; ours are written whole."""

@@ -34,7 +34,7 @@ class DrawConfig:
     steps: int = 50
     """Sampling steps, S."""
     method: Method = "ddim"
-    """Sampling method; with spacing log_snr dpm++2m needs 10 to 20 steps where ddim needs 50."""
+    """Sampling method; for few steps dpm++2m, with --spacing log_snr."""
     eta: float = 0.0
     """Noise of DDIM: 0 is deterministic, 1 is DDPM."""
     variance: Literal["small", "large"] = "small"

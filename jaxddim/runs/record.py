@@ -4,7 +4,6 @@ config.json holds its configuration, data, package versions and backend; images.
 the files that its images were read from.
 """
 
-import contextlib
 import importlib.metadata
 import json
 import platform
@@ -14,10 +13,9 @@ from typing import Any
 
 import jax
 
-from jaxddim.files import reading
+from jaxddim.files import reading, writing
 from jaxddim.files.reading import MOST_ITEMS, short, shown
 from jaxddim.runs.config import MAY_DIFFER, Classes, Config
-from jaxddim.runs.disk.flushing import flush
 from jaxddim.runs.errors import RunError
 from jaxddim.runs.flat import finite, from_flat
 from jaxddim.version import __version__
@@ -188,21 +186,12 @@ def replace(workdir: str, name: str, content: bytes) -> None:
     Raises:
       RunError: when the folder cannot be created or written to.
     """
-    path = Path(workdir) / name
-    part = path.with_suffix(".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        flush(part)
-        part.replace(path)
-        flush(path.parent)
+        writing.replace(Path(workdir) / name, lambda file: file.write(content))
     except OSError as error:
         raise RunError(
             f"--workdir {workdir} cannot be written to ({error.strerror}): name another"
         ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 def versions() -> dict[str, str]:

@@ -56,10 +56,12 @@ class Trained(NamedTuple):
         clip = self.clip if clip_x0 else "none"
         schedule, apply = self.schedule, self.model.apply
         options: Any = {"kind": self.config.diffusion.kind, "clip_x0": clip == "rederive"}
-        null = self.config.model.num_classes
-        if label is None or null is None:
+        if label is None:
             plain = as_denoiser(schedule, lambda x, index: apply(variables, x, index), **options)
         else:
+            null = self.config.model.num_classes
+            if null is None:
+                raise ValueError("this run has not learned labels: leave out label")
             plain = as_guided_denoiser(
                 schedule,
                 lambda x, index, label: apply(variables, x, index, label=label),

@@ -69,22 +69,22 @@ def test_a_full_disk_ends_a_run_with_a_line_and_it_goes_on_when_there_is_room(
 )
 def test_other_commands_end_with_a_line_and_leave_no_file(start, whole, tmp_path, name, more):
     more = [tmp_path / one if str(one).startswith("out") else one for one in more]
-    trap = ("experiments.terminal.files:os.fsync", 1, "full")
+    trap = ("jaxddim.files.writing:os.fsync", 1, "full")
     ended = start(name, "--workdir", whole, *more, trap=trap)
     one_line(ended, "cannot be written (No space left on device)")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 FULL = [
-    ("pathlib:Path.write_bytes", 1),
+    ("jaxddim.files.writing:os.fsync", 1),
     ("experiments.trainer.log:_Events._add", 1),
     ("experiments.trainer.log:Log._append", 1),
     ("experiments.trainer.log:os.fsync", 4),
-    ("jaxddim.runs.disk.store:_Handler.finalize", 1),
-    ("jaxddim.runs.disk.store:_Handler.finalize", 2),
-    ("jaxddim.runs.disk.store:sums.write", 2),
+    ("jaxddim.runs.disk.saver:Handler.finalize", 1),
+    ("jaxddim.runs.disk.saver:Handler.finalize", 2),
+    ("jaxddim.runs.disk.saver:sums.write", 2),
     ("jaxddim.runs.disk.store:flush", 2),
-    ("jaxddim.runs.disk.store:ocp.AsyncCheckpointer.save", 2),
+    ("jaxddim.runs.disk.saver:ocp.AsyncCheckpointer.save", 2),
     ("experiments.terminal.pictures:replace", 1),
     ("experiments.trainer.log:_Events.picture", 1),
 ]

@@ -20,7 +20,7 @@ TRAINING = [  # it saves first
     ("experiments.trainer.monitor:Window.begin", 1, "before"),
     ("experiments.trainer.monitor:Window.add", 1, "after"),
     ("experiments.trainer.log:Log._append", 1, "before"),
-    ("experiments.trainer.loop:jaxddim.variables", 1, "before"),
+    ("experiments.trainer.tasks:jaxddim.variables", 1, "before"),
     ("jaxddim.runs.checkpoints:save", 1, "after"),
     ("experiments.terminal.pictures:replace", 1, "after"),
     ("jaxddim.runs.disk.store:flush", 1, "before"),
@@ -28,7 +28,7 @@ TRAINING = [  # it saves first
 ]
 RESUMING = [
     ("jaxddim.runs.disk.store:Store.restore", 1, "before"),
-    ("experiments.trainer.loop:make_up", 1, "before"),
+    ("experiments.trainer.tasks:make_up", 1, "before"),
 ]
 SAID = {INT: "stopped by Ctrl-C", TERM: "stopped by SIGTERM"}
 

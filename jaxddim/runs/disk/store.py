@@ -13,32 +13,23 @@ import contextlib
 import errno
 import functools
 import json
-import logging
 import os
 import shutil
-import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint._src.futures import future, signaling_client  # they have no public names
 
-from jaxddim.runs.disk import sums
-from jaxddim.runs.disk.flushing import flush, flush_all
+from jaxddim.files.writing import flush
+from jaxddim.runs.disk import saver, sums
 from jaxddim.runs.errors import RunError
 
-PEERS = 120
-"""Seconds that a process waits for others to have saved."""
-FOREVER = 10**9
-"""For a process that is alone."""
 DELETED = ".deleted-"
 """How the name of a checkpoint begins that is being deleted."""
 LEFT = (f"{DELETED}*", "*.orbax-checkpoint-tmp*")
 """What a process leaves that is killed while it saves or deletes."""
-CLOSED = "Event loop is closed"
 
 
 class SaveError(RunError):
@@ -47,37 +38,6 @@ class SaveError(RunError):
 
 class Damaged(RunError):
     """A checkpoint that cannot be read."""
-
-
-class _Steady:
-    """Time for Orbax's futures, which give up when the clock is set forward meanwhile."""
-
-    time = staticmethod(time.monotonic)
-
-
-class _Handler(ocp.CompositeCheckpointHandler):
-    """Completes a checkpoint before it gets its name."""
-
-    records: Mapping[str, Any]
-
-    def finalize(self, directory: Any) -> None:
-        super().finalize(directory)
-        folder = Path(directory)
-        for name, record in self.records.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_text(json.dumps(record))
-        sums.write(folder)
-        flush_all(folder)
-
-
-@ocp.args.register_with_handler(_Handler, for_save=True, for_restore=True)
-class _Items(ocp.args.Composite):
-    """What is saved by this handler."""
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Orbax logs tracebacks of errors that it raises, too, and asyncio those that follow them."""
-    return "orbax" not in record.pathname and "never retrieved" not in record.getMessage()
 
 
 class Store:
@@ -96,9 +56,7 @@ class Store:
         self._keep = keep
         self.saving: int | None = None
         self._failed = False
-        for name in ("absl", "asyncio"):
-            logging.getLogger(name).addFilter(_is_news)
-        _ignore_closed_loops()
+        saver.quiet()
 
     def __enter__(self) -> "Store":
         return self
@@ -107,24 +65,12 @@ class Store:
         self.close()
 
     @functools.cached_property
-    def _handler(self) -> _Handler:
-        return _Handler()
+    def _handler(self) -> saver.Handler:
+        return saver.Handler()
 
     @functools.cached_property
     def _orbax(self) -> ocp.AsyncCheckpointer:
-        if jax.process_count() == 1:
-            for module in (future, signaling_client):
-                vars(module)["time"] = _Steady
-        return ocp.AsyncCheckpointer(
-            self._handler,
-            async_options=ocp.AsyncOptions(
-                timeout_secs=FOREVER if jax.process_count() == 1 else PEERS,
-                create_directories_asynchronously=False,  # so that a mistake is found at once
-            ),
-            multiprocessing_options=ocp.options.MultiprocessingOptions(
-                barrier_sync_key_prefix=self.directory.name
-            ),
-        )
+        return saver.checkpointer(self._handler, self.directory.name)
 
     def path(self, step: int) -> Path:
         """The folder of a checkpoint."""
@@ -162,7 +108,7 @@ class Store:
             self._handler.records = dict(records or {})
             self._orbax.save(
                 self.path(step),
-                args=_Items(default=ocp.args.StandardSave(tree)),
+                args=saver.Items(default=ocp.args.StandardSave(tree)),
                 custom_metadata=sums.MARK,
                 force=True,
             )
@@ -297,20 +243,6 @@ class Store:
             return found.item_metadata.tree
         except Exception:  # damaged files may raise anything: restoring tells
             return None
-
-
-def _ignore_closed_loops() -> None:
-    """Drops what TensorStore's threads say when a file has failed, and others are done later."""
-    before = sys.unraisablehook
-    if getattr(before, "ignores", None) == CLOSED:
-        return
-
-    def hook(found: Any) -> None:
-        if str(found.exc_value) != CLOSED:
-            before(found)
-
-    hook.ignores = CLOSED  # pyrefly: ignore[missing-attribute]
-    sys.unraisablehook = hook
 
 
 def reason(error: BaseException) -> str:
