@@ -9,9 +9,9 @@ KILLS = [  # one start of the command each, in this order, on one run
     # start
     ("experiments.data:load", 1, "before"),
     ("experiments.trainer.lock:_write", 1, "after"),
-    ("jaxddim.files.writing:os.fsync", 1, "half"),
-    ("jaxddim.runs.record:flush", 1, "before"),
-    ("jaxddim.runs.record:flush", 2, "after"),
+    ("jaxddim.runs.record:writing.replace", 1, "half"),
+    ("jaxddim.files.writing:os.fsync", 1, "before"),
+    ("jaxddim.files.writing:flush", 1, "after"),
     ("experiments.trainer.loop:new_state", 1, "after"),
     # training
     ("experiments.trainer.monitor:Window.begin", 1, "before"),

@@ -11,7 +11,7 @@ from tests.faults.same import assert_same
 INT, TERM = signal.SIGINT, signal.SIGTERM
 STARTING = [  # nothing is to be saved: it ends at once
     ("experiments.data:load", 1, "before"),
-    ("jaxddim.runs.record:flush", 1, "before"),
+    ("jaxddim.files.writing:os.fsync", 1, "before"),
     ("experiments.trainer.loop:new_state", 1, "after"),
     ("experiments.trainer.loop:compiled_step", 1, "after"),
     ("jax._src.compiler:compile_or_get_cached", 1, "before"),
