@@ -42,15 +42,34 @@ def compiler_options() -> dict[str, Any]:
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
+def _mallopt() -> Callable[[int, int], int] | None:
+    """glibc's, or None with another C library."""
+    try:
+        return ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+def one_heap() -> None:
+    """Has the threads that start from now on share the first one's heap.
+
+    The heap of a thread from before stays, and later threads get one of the two by turns, so that
+    `keep_memory` would keep only what is in the other.
+    """
+    mallopt = _mallopt()
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
+
+
 @functools.cache
 def keep_memory() -> None:
     """Lets this process keep the memory that computations on CPU free, instead of returning it.
 
     A compiled function allocates all its temporary memory at once and frees it at the end. glibc
     gets such large blocks from the operating system every time, page by page as they are touched,
-    which takes part of a step's time (README, "Speed"). With these settings it keeps them, for all
-    threads together. In return the process keeps its peak memory, and a call on CPU returns when
-    its computation is done.
+    which takes part of a step's time (docs/howto/speed.md). With these settings it keeps them, for
+    all threads together. In return the process keeps its peak memory, and a call on CPU returns
+    when its computation is done.
 
     Call it once, before any other use of JAX, even asking for the devices (but after
     ``jax.distributed.initialize``); further calls do nothing. On GPU and TPU memory is returned as
@@ -65,16 +84,15 @@ def keep_memory() -> None:
       >>> subprocess.run([sys.executable, "-c", command]).returncode
       0
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # not glibc
+    mallopt = _mallopt()
+    if mallopt is None:
         return
     if xla_bridge.backends_are_initialized():
         raise RuntimeError(
             "keep_memory() was called too late: JAX has started its backend, whose threads have "
             "memory of their own; call it before anything that makes an array or asks for devices"
         )
-    mallopt(_M_ARENA_MAX, 1)
+    one_heap()
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.default_backend() == "cpu":
         mallopt(_M_MMAP_MAX, 0)

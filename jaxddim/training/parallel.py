@@ -36,6 +36,7 @@ def jit_step(
         for split_state without a mesh.
     Example:
       >>> import jax.numpy as jnp
+      >>> from jaxddim.training.meshes import make_mesh
       >>> mesh = make_mesh()
       >>> step = jit_step(lambda state, batch: (state + jnp.sum(batch), {}), mesh)
       >>> float(step(jnp.float32(1), jnp.ones(4))[0])

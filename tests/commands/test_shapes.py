@@ -19,6 +19,9 @@ CASES = {  # flags -> height, width, channels
 FEW = ["--train.steps", "2", "--train.checkpoint-every", "2", "--train.num-samples", "2"]
 
 
+pytestmark = pytest.mark.usefixtures("quick_compiler")
+
+
 @pytest.fixture(scope="module")
 def run(root):
     made = {}

@@ -15,7 +15,6 @@ import jaxddim
 from experiments import data, train
 from experiments.terminal import cli
 from experiments.trainer import log, loop, validation
-from jaxddim.cpu import runtime
 from jaxddim.runs import build
 from jaxddim.runs import record as records
 from jaxddim.runs.config import Config, DataConfig, LoopConfig
@@ -32,13 +31,6 @@ def trained(root):
     workdir, finished = tiny.trained(root)
     assert (finished.code, tiny.complaints(finished.err)) == (0, [])
     return workdir
-
-
-@pytest.fixture
-def quick_compiler(monkeypatch):
-    """Halves the compile time, for tests that do not compare numbers."""
-    options = {"xla_backend_optimization_level": 0}
-    monkeypatch.setattr(runtime, "compiler_options", lambda: options)
 
 
 # -- files of a run ------------------------------------------------------------------

@@ -85,7 +85,7 @@ def collectives(text):
 
 def a_device_does_a_quarter_of_the_work():
     wide = jaxddim.models.UNet(
-        channels=32, multipliers=(1, 2), num_blocks=1, attention=(), groups=8, dropout=0.1
+        channels=32, multipliers=(1,), num_blocks=1, attention=(), groups=8, dropout=0.1
     )
     images = jnp.zeros((32, 16, 16, 3))
     for accumulate, split in ((1, False), (2, False), (1, True)):
