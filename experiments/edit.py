@@ -25,10 +25,11 @@ from experiments.terminal.files import located
 from experiments.terminal.progress import stage, tracked
 from experiments.terminal.texts import count
 from jaxddim import checks
-from jaxddim.runs import methods, trained
+from jaxddim.runs import methods
 from jaxddim.runs.drawing import chunk_size, to_uint8
 from jaxddim.runs.errors import run_errors
 from jaxddim.runs.methods import Method
+from jaxddim.runs.opened import load_run
 from jaxddim.runs.trained import Trained
 from jaxddim.sampling.conditioning import fraction_of
 from jaxddim.sampling.editing import jumping
@@ -77,9 +78,7 @@ def edit(config: EditConfig) -> None:
     config = dataclasses.replace(config, method=config.method or default)
     check(config)
     with stage("restoring the network", wait=True):
-        run = trained.restore(
-            config.workdir, config.checkpoint, config.weights, config.clip, config.ema
-        )
+        run = load_run(config.workdir, config.checkpoint, config.weights, config.clip, config.ema)
     image = read("--image", config.image, run.config.data.shape)
     if config.image2 is not None:
         given = [image, read("--image2", config.image2, run.config.data.shape)]
@@ -149,7 +148,7 @@ def redrawn(config: EditConfig, run: Trained, image: np.ndarray) -> tuple[np.nda
 
     @jaxddim.compiled
     def draw(variables: Any, first: jax.Array) -> jax.Array:
-        label = None if labels is None else labels(first + jnp.arange(chunk))
+        label = None if labels is None else labels(key, first + jnp.arange(chunk))
         fn = run.denoiser(variables, label=label, guidance=config.guidance)
         return make(key, fn, x0, first_index=first)
 

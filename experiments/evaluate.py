@@ -26,8 +26,9 @@ from experiments.terminal.errors import UserError
 from experiments.terminal.files import located, save_json, to_json
 from experiments.terminal.progress import stage, tracked
 from experiments.terminal.texts import count
-from jaxddim.runs import drawing, methods, trained
+from jaxddim.runs import drawing, methods
 from jaxddim.runs import record as records
+from jaxddim.runs.opened import load_run
 from jaxddim.runs.trained import Trained
 
 NUM = 2000
@@ -89,9 +90,7 @@ def evaluate(config: EvaluateConfig) -> None:
     began = time.perf_counter()
     check(config)
     with stage("restoring the network", wait=True):
-        run = trained.restore(
-            config.workdir, config.checkpoint, config.weights, config.clip, config.ema
-        )
+        run = load_run(config.workdir, config.checkpoint, config.weights, config.clip, config.ema)
     for name in config.metrics:
         if run.schedule.num_steps < METRICS[name].steps:
             raise UserError(

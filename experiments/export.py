@@ -13,9 +13,10 @@ from experiments.terminal.checks import check_numbers, check_step, make_folder
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import located, replace, save_arrays
 from experiments.terminal.progress import stage
-from jaxddim.runs import exporting, trained
+from jaxddim.export import exported, named
 from jaxddim.runs.drawing import chunk_size
 from jaxddim.runs.methods import SOLVERS, DrawConfig, evaluations
+from jaxddim.runs.opened import load_run
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ def write(config: ExportConfig) -> None:
     make_folder(out.parent)
     with stage("restoring the network", wait=True):
         weights = "ema" if beside else config.weights
-        run = trained.restore(config.workdir, config.checkpoint, weights, config.clip, config.ema)
+        run = load_run(config.workdir, config.checkpoint, weights, config.clip, config.ema)
         if config.guidance != 1 and run.config.model.num_classes is None:
             raise UserError(f"--guidance: {config.workdir} has not learned labels: leave it out")
         batch = int(config.batch) if config.batch.isdecimal() else chunk_size(run)
     with stage("lowering the sampler for CPU, GPU and TPU", wait=True):
-        function = exporting.exported(
+        function = exported(
             config,
             run,
             None if config.batch == "any" else batch,
@@ -73,7 +74,7 @@ def write(config: ExportConfig) -> None:
         replace(out, lambda file: file.write(content))
         if beside:
             files.append(out.with_name(f"{out.name}.npz"))
-            save_arrays(files[1], **exporting.named(run))
+            save_arrays(files[1], **named(run))
     except OSError as error:
         raise UserError(f"--out {config.out} cannot be written ({error.strerror})") from None
     last = 2 + (run.config.model.num_classes is not None)

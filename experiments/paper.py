@@ -37,9 +37,9 @@ from experiments.terminal.errors import UserError
 from experiments.terminal.files import located, save_json, save_text
 from experiments.terminal.progress import stage
 from jaxddim.runs import record as records
-from jaxddim.runs import trained
+from jaxddim.runs.config import Clip
 from jaxddim.runs.flat import finite
-from jaxddim.runs.methods import Clip
+from jaxddim.runs.opened import load_run
 
 FEWEST = 4  # samples: enough for two blocks of KID
 
@@ -146,9 +146,7 @@ def check(config: PaperConfig) -> None:
 def open_study(config: PaperConfig) -> Study:
     """The run with everything that the parts need."""
     with stage("restoring the network", wait=True):
-        run = trained.restore(
-            config.workdir, config.checkpoint, config.weights, config.clip, config.ema
-        )
+        run = load_run(config.workdir, config.checkpoint, config.weights, config.clip, config.ema)
     T = run.schedule.num_steps
     if (config.max_steps or 1) > T:
         raise UserError(f"--max-steps must be at most T = {T}, got {config.max_steps}")

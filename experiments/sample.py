@@ -18,9 +18,9 @@ from experiments.terminal.errors import UserError
 from experiments.terminal.files import located
 from experiments.terminal.progress import stage, tracked
 from experiments.terminal.texts import count, listed
-from jaxddim.runs import trained
 from jaxddim.runs.drawing import drawn
 from jaxddim.runs.methods import ALL, SOLVERS, DrawConfig, evaluations
+from jaxddim.runs.opened import load_run
 
 FILES = (".png", ".npz")
 OTHERS = {".npy", ".pt", ".svg", ".zip"}
@@ -51,9 +51,7 @@ def sample(config: SampleConfig) -> None:
     """
     check(config)
     with stage("restoring the network", wait=True):
-        run = trained.restore(
-            config.workdir, config.checkpoint, config.weights, config.clip, config.ema
-        )
+        run = load_run(config.workdir, config.checkpoint, config.weights, config.clip, config.ema)
         track = functools.partial(tracked, what="sampling", compiles=True)
         chunks = drawn(config, run, config.num, track=track)
     batches = rebatch(chunks, config.num, config.batch_size)

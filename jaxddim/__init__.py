@@ -3,8 +3,12 @@
 Three concepts: a `Schedule` gives the noise level at time t; a denoiser maps a noisy image
 to a `Prediction` (x0, eps); a step turns that into a `Gaussian`.
 Networks are in `jaxddim.models`, likelihoods in `jaxddim.likelihood`, and the discrete
-(multinomial) process, with its own functions, in `jaxddim.discrete`.
+(multinomial) process, with its own functions, in `jaxddim.discrete`. A trained run
+is opened by `load_run`.
 """
+
+import importlib
+from typing import Any
 
 from jaxddim import discrete, likelihood
 from jaxddim.cpu.runtime import compiled, compiler_options, keep_memory
@@ -138,3 +142,16 @@ __all__ = [
     "variables",
     "zero_terminal_snr",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`load_run` and `Run`, which need Flax and Orbax, when they are asked for."""
+    if name not in ("Run", "load_run"):
+        raise AttributeError(f"module 'jaxddim' has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module("jaxddim.runs.opened"), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"jaxddim.{name} needs {error.name}, which is not installed: pip install "
+            "'jaxddim[runs]' brings it"
+        ) from error

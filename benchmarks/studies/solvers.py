@@ -26,7 +26,7 @@ from experiments.terminal import checks, cli
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import located, save_json, save_text
 from experiments.terminal.progress import stage
-from jaxddim.runs import trained
+from jaxddim.runs.opened import load_run
 from jaxddim.sampling.solver import as_solver
 
 METHODS = {
@@ -102,7 +102,7 @@ def measure(config: SolversConfig) -> None:
         raise UserError(f"--blur must be positive, got {config.blur:g}")
     out = located(config.out)
     checks.make_folder(out)
-    run = trained.restore(config.workdir)
+    run = load_run(config.workdir)
     shape = run.config.data.shape
     cars = render(range(config.cars), size=shape[:2], seed=config.seed) / np.float32(127.5) - 1
     denoisers = {

@@ -9,7 +9,7 @@ import optax
 
 from experiments.terminal.errors import UserError, user_mistakes
 from experiments.terminal.files import located, replace, save_text
-from jaxddim.runs import checkpoints, record, trained
+from jaxddim.runs import checkpoints, opened, record
 from jaxddim.runs.build import Setup, abstract_state, build
 from jaxddim.training.state import TrainState, variables
 from jaxddim.weights import containers, diffusers, official, seed
@@ -29,7 +29,7 @@ def convert(config: Any) -> None:
     state = checkpoints.restore(
         checkpoints.manager(config.workdir), abstract_state(setup), config.checkpoint
     )
-    trained.check_finite(config.workdir, int(state.step), variables(state, config.weights))
+    opened.check_finite(config.workdir, int(state.step), variables(state, config.weights))
     out = located(config.out)
     try:
         with user_mistakes(f"--to {config.to}"):

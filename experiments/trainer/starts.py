@@ -13,11 +13,12 @@ from rich.console import Console
 
 from experiments.terminal.progress import stage
 from jaxddim import TrainState
-from jaxddim.runs import record, trained
+from jaxddim.runs import record
 from jaxddim.runs.build import abstract_state, build
 from jaxddim.runs.config import Config
 from jaxddim.runs.errors import RunError
 from jaxddim.runs.flat import flatten
+from jaxddim.runs.opened import Run, load_run
 
 FREE = {"model.remat"}
 """Fields of the network in which both runs may differ."""
@@ -108,9 +109,9 @@ def started(state: TrainState, start: Start) -> TrainState:
     )
 
 
-def _restored(start: Start, checkpoint: str) -> trained.Trained:
+def _restored(start: Start, checkpoint: str) -> Run:
     with _flag_named():
-        return trained.restore(start.run, checkpoint, start.weights)
+        return load_run(start.run, checkpoint, start.weights)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@ r"""Classifier guidance: the gradient of a classifier of noisy images, in DDIM's
 eps = eps_u - w sigma_t g,    x_0 = x_u + w (sigma_t^2 / alpha_t) g,    g = grad log q(c | x_t).
 """
 
-import warnings
 from collections.abc import Callable
 
 import jax
@@ -12,8 +11,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxddim import checks
+from jaxddim.guidance.free import warn_of_clipping
 from jaxddim.numerics import images, number
-from jaxddim.predictions import made_with
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Prediction
 
@@ -70,14 +69,3 @@ def classifier_guide(
         )
 
     return guided
-
-
-def warn_of_clipping(denoise_fn: DenoiseFn) -> None:
-    made = made_with(denoise_fn)
-    if made is not None and made.clip_x0:
-        warnings.warn(
-            "guidance acts on what a network says, and this denoiser clips x_0 before it: make it "
-            "with as_denoiser(..., clip_x0=False), and clip what guidance returns",
-            UserWarning,
-            stacklevel=3,
-        )

@@ -7,6 +7,7 @@ and x_0 rescaled towards the deviation of x_c over each image,
     x_0 -> f x_0,    f = phi std(x_c) / std(x_0) + 1 - phi.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,6 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxddim.guidance.classifier import warn_of_clipping
 from jaxddim.numerics import number
 from jaxddim.predictions import made_with
 from jaxddim.types import DenoiseFn, Prediction
@@ -125,3 +125,14 @@ def _rescaled(pair: Prediction, c: Prediction, u: Prediction, phi: Any) -> Predi
 def spread(value: jax.Array, x: jax.Array) -> jax.Array:
     """[b] as [b, 1, ..], a scalar as it is."""
     return jnp.reshape(value, value.shape + (1,) * (x.ndim - value.ndim) if value.ndim else ())
+
+
+def warn_of_clipping(denoise_fn: DenoiseFn) -> None:
+    made = made_with(denoise_fn)
+    if made is not None and made.clip_x0:
+        warnings.warn(
+            "guidance acts on what a network says, and this denoiser clips x_0 before it: make it "
+            "with as_denoiser(..., clip_x0=False), and clip what guidance returns",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -200,11 +200,11 @@ def build_weighting(config: DiffusionConfig) -> losses.Weighting | None:
 def build_optimizer(config: OptimConfig) -> optax.GradientTransformation:
     """Adam or Muon with warm-up, decay and clipping."""
     clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
-    rate = _rate(config, config.learning_rate)
+    rate = learning_rate(config, config.learning_rate)
     if config.name == "adam":
         return optax.chain(*clip, optax.adam(rate))
     muon = optax.contrib.muon(
-        _rate(config, config.muon_rate),
+        learning_rate(config, config.muon_rate),
         adam_learning_rate=rate,
         consistent_rms=0.2,
         muon_weight_dimension_numbers=_matrices,
@@ -212,7 +212,8 @@ def build_optimizer(config: OptimConfig) -> optax.GradientTransformation:
     return optax.chain(*clip, muon)
 
 
-def _rate(config: OptimConfig, peak: float) -> optax.ScalarOrSchedule:
+def learning_rate(config: OptimConfig, peak: float) -> optax.ScalarOrSchedule:
+    """The rate over the steps: warm-up to its peak, then decay, as far as there are any."""
     warmup, decay = config.warmup_steps, config.decay_steps
     if decay:
         return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, decay, peak / 100)

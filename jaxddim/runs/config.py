@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple
 
 ImageSize = int | tuple[int, int]
 """The side of a square in pixels, or (height, width)."""
+Clip = Literal["rederive", "keep", "dynamic", "none"]
+"""What sampling does to x_0, see `jaxddim.load_run`."""
 MOST_STEPS = 1_000_000
 """The largest T."""
 

@@ -1,6 +1,5 @@
 """Draws images from a run: image i depends only on the weights, the seed, i and the method."""
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -28,8 +27,8 @@ are not a long wait for a user who wants one. For `demo` (0.5e9 operations per i
 
 def sampler(
     config: DrawConfig, run: Trained, chunk: int, devices: Mesh | None = None
-) -> Callable[[int], jax.Array]:
-    """``draw(first) -> images``, float32 in [-1, 1], compiled once.
+) -> Callable[..., jax.Array]:
+    """``draw(first, seed=config.seed) -> images``, float32 in [-1, 1], compiled once.
 
     Each device (of a mesh, by default all) draws `chunk` images, from the first on.
 
@@ -40,16 +39,22 @@ def sampler(
     grid, step = time_grid(config, run.schedule), stepper(config)
     shape, devices = (chunk, *run.config.data.shape), devices or meshes.make_mesh()
 
-    def some(variables: Any, first_index: jax.Array) -> jax.Array:
-        key, index = checks.new_key(config.seed), first_index + jnp.arange(chunk)
-        label = None if labels is None else labels(index)
+    def some(given: tuple[Any, jax.Array], first_index: jax.Array) -> jax.Array:
+        variables, seed = given
+        key, index = checks.new_key(seed), first_index + jnp.arange(chunk)
+        label = None if labels is None else labels(key, index)
         denoise_fn = run.denoiser(variables, label=label, guidance=config.guidance)
         return sample(
             key, denoise_fn, run.schedule, grid, shape, step=step, first_index=first_index
         )
 
-    draw = meshes.on_each(some, devices, chunk)
-    return functools.partial(draw, meshes.spread(run.variables, meshes.everywhere(devices)))
+    images = meshes.on_each(some, devices, chunk)
+    variables = meshes.spread(run.variables, meshes.everywhere(devices))
+
+    def draw(first: int, seed: int = config.seed) -> jax.Array:
+        return images((variables, np.uint32(seed & 0xFFFFFFFF)), first)
+
+    return draw
 
 
 def chunk_size(run: Trained) -> int:
@@ -84,8 +89,18 @@ def drawn(
       track: shows progress while it yields the first index of each chunk.
     """
     chunk = chunk or chunk_size(run)
-    draw, starts = sampler(config, run, chunk), range(0, num, chunk * jax.device_count())
-    return (to_uint8(draw(first)) for first in track(starts))
+    return in_chunks(sampler(config, run, chunk), num, chunk, track=track)
+
+
+def in_chunks(
+    draw: Callable[[int], jax.Array],
+    num: int,
+    chunk: int,
+    *,
+    track: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> Iterator[np.ndarray]:
+    """The same, of a `sampler`."""
+    return (to_uint8(draw(first)) for first in track(range(0, num, chunk * jax.device_count())))
 
 
 def to_uint8(images: Any) -> np.ndarray:

@@ -4,15 +4,14 @@ import difflib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxddim import checks
 from jaxddim.grids import timesteps
-from jaxddim.runs.config import Classes
+from jaxddim.runs.config import Classes, Clip
 from jaxddim.runs.errors import RunError, run_errors
 from jaxddim.sampling.heun import heun
 from jaxddim.sampling.multistep import dpm_solver_pp_2m
@@ -22,7 +21,7 @@ from jaxddim.sampling.steps import ddim_step, ddpm_step
 from jaxddim.schedules import Schedule
 
 Method = Literal["ddim", "ddpm", "heun", "dpm++2m", "dpm++2m-sde", "plms"]
-Clip = Literal["rederive", "keep", "dynamic", "none"]
+Spacing = Literal["linear", "quadratic", "leading", "trailing", "linspace", "log_snr", "karras"]
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,7 @@ class DrawConfig:
     """Noise of DDIM: 0 is deterministic, 1 is DDPM."""
     variance: Literal["small", "large"] = "small"
     """Variance of DDPM: small is the posterior's; large is the DDIM paper's sigma-hat."""
-    spacing: Literal[
-        "linear", "quadratic", "leading", "trailing", "linspace", "log_snr", "karras"
-    ] = "linear"
+    spacing: Spacing = "linear"
     """Spacing of the sampling times; log_snr and karras space the noise levels."""
     seed: int = 0
     """Seed of the noise."""
@@ -74,6 +71,9 @@ def stepper(config: DrawConfig) -> StepFn | Solver:
         return functools.partial(ddim_step, eta=config.eta)
     if config.method == "ddpm":
         return functools.partial(ddpm_step, variance=config.variance)
+    if config.method not in SOLVERS:
+        known = ", ".join(get_args(Method))
+        raise RunError(f"the method {config.method!r} is not known: expected one of {known}")
     return SOLVERS[config.method]
 
 
@@ -90,8 +90,8 @@ LABELS = 2**31 - 1
 
 def labeller(
     config: DrawConfig, num_classes: int | None, classes: Classes | None
-) -> Callable[[jax.Array], jax.Array] | None:
-    """``labels(index) -> int32``, the label of each image with these numbers; None for no label.
+) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    """``labels(key, index) -> int32``, the label of each image with these numbers; or None.
 
     Args:
       config: with --label.
@@ -110,19 +110,18 @@ def labeller(
             )
         return None
     if wanted == ALL:
-        return lambda index: index % num_classes
+        return lambda key, index: index % num_classes
     names = classes.names if classes else ()
     if wanted is not None:
         number = _number(wanted, names, num_classes)
-        return lambda index: jnp.full_like(index, number)
+        return lambda key, index: jnp.full_like(index, number)
     if classes is None:
         if config.guidance != 1:
             raise RunError("--guidance needs a --label: the run's record has no classes to draw")
         return None
     chances = jnp.asarray(np.log(np.maximum(classes.counts, 1e-9)), jnp.float32)
-    key = checks.new_key(config.seed)
 
-    def drawn(index: jax.Array) -> jax.Array:
+    def drawn(key: jax.Array, index: jax.Array) -> jax.Array:
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), LABELS))(index)
         return jax.vmap(lambda key: jax.random.categorical(key, chances))(keys).astype(jnp.int32)
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from experiments.evaluate import EvaluateConfig
-from jaxddim.runs import trained as trained_runs
+from jaxddim.runs.opened import load_run
 from jaxddim.runs.presets import PRESETS
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
@@ -62,7 +62,7 @@ def test_averages_of_every_length_are_made_after_training(run, draw):
     assert all(images.shape == plain.shape for images in lengths)
     assert not np.array_equal(lengths[0], lengths[2])
     # the pair stored last is one of the two that are kept
-    found = trained_runs.restore(str(run), ema=0.1).variables["params"]
+    found = load_run(str(run), ema=0.1).variables["params"]
     kept = tiny.state(run).averages[1]
     for a, b in zip(*(jax.tree.leaves(x) for x in (found, kept)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
@@ -73,7 +73,7 @@ def test_clipping_is_what_it_is_called(run, draw):
     np.testing.assert_array_equal(drawn["rederive"], draw())
     x = 3 * np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
     for clip in ("rederive", "keep", "dynamic", "none"):
-        opened = trained_runs.restore(str(run), clip=clip)
+        opened = load_run(str(run), clip=clip)
         pair = opened.denoiser(opened.variables)(x, 900)
         raw = opened.denoiser(opened.variables, clip_x0=False)(x, 900)
         inside = float(abs(pair.x0).max()) <= 1.0

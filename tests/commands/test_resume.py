@@ -22,13 +22,6 @@ from tests import tiny
 root = tiny.root
 
 
-def without_speed(workdir):
-    return [
-        {k: v for k, v in line.items() if k != "images_per_second"}
-        for line in tiny.metrics(workdir)
-    ]
-
-
 def wait_until(done, process):
     """Waits until `done()` is true while the process runs."""
     end = time.monotonic() + 120
@@ -51,7 +44,7 @@ def test_stopped_at_10_of_20_and_continued_equals_uninterrupted_bit_for_bit(root
     assert "resumed at step 10" in finished.out
     for which in ("15", "20"):
         tiny.assert_same_bits(tiny.state(tmp_path, which), tiny.state(whole, which))
-    assert without_speed(tmp_path) == without_speed(whole)
+    assert tiny.computed(tmp_path) == tiny.computed(whole)
 
 
 @pytest.mark.slow  # trains twice, in two calls of the command

@@ -1,5 +1,6 @@
 """Sampling: image i depends only on the weights, the seed, i and the method."""
 
+import dataclasses
 import functools
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from jaxddim.models import UNet
 from jaxddim.runs import build, drawing, methods, record
 from jaxddim.runs.config import DataConfig
 from jaxddim.runs.drawing import to_uint8
-from jaxddim.runs.trained import restore
+from jaxddim.runs.opened import load_run
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
 
@@ -162,20 +163,20 @@ def test_a_solvers_images_are_those_of_the_library_and_its_cost_is_told(trained,
 
 
 def test_one_call_of_a_large_network_makes_fewer_images(trained):
-    run = restore(str(trained))
+    run = load_run(str(trained))
     assert drawing.chunk_size(run) == 16
     for channels, chunk in ((96, 8), (256, 4)):
         model = UNet(channels=channels, multipliers=(1,), num_blocks=1, attention=())
         config = SimpleNamespace(data=DataConfig(image_size=32))
         x = jnp.zeros((1, 32, 32, 3))
         variables = jax.eval_shape(model.init, jax.random.key(0), x, jnp.zeros(1, jnp.int32))
-        large = run._replace(config=config, model=model, variables=variables)
+        large = dataclasses.replace(run, config=config, model=model, variables=variables)
         assert drawing.chunk_size(large) == chunk
 
 
 def test_larger_chunks_change_images_by_rounding_only(trained, sixty_four):
     config = methods.DrawConfig(workdir=str(trained), steps=4)
-    (images,) = drawing.drawn(config, restore(str(trained)), 6, chunk=6)
+    (images,) = drawing.drawn(config, load_run(str(trained)), 6, chunk=6)
     assert np.abs(images.astype(int) - sixty_four[:6]).max() <= 1
 
 

@@ -61,5 +61,7 @@ def test_a_single_image_has_no_spread():
 
 def test_fewer_times_than_levels():
     run = trained(lambda x: x)
-    short = run._replace(schedule=run.schedule._replace(log_snr=run.schedule.log_snr[:4]))
+    short = dataclasses.replace(
+        run, schedule=run.schedule._replace(log_snr=run.schedule.log_snr[:4])
+    )
     assert [level.t for level in loss_per_level(short, IMAGES)] == [1, 2, 3]

@@ -36,9 +36,9 @@ def test_what_changes_nothing_has_its_default_where_a_record_lacks_it():
 
 
 @pytest.mark.parametrize("name", sorted(MAY_DIFFER))
-@pytest.mark.parametrize("place", ["help", "README"])
+@pytest.mark.parametrize("place", ["help", "docs"])
 def test_what_may_change_on_resuming_is_documented(name, place):
-    text = Config.__doc__ if place == "help" else Path("README.md").read_text()
+    text = Config.__doc__ if place == "help" else Path("docs/howto/commands.md").read_text()
     flag = "--" + name.replace("_", "-")
     assert re.search(rf"{flag}[`,; )]", text)
 

@@ -1,12 +1,17 @@
 """From numbers to pixels: images that hold no numbers are never written."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 
 from experiments.trainer import previews
+from jaxddim.runs import opened
 from jaxddim.runs.config import Config
 from jaxddim.runs.drawing import to_uint8
 from jaxddim.runs.errors import RunError
+from jaxddim.runs.opened import load_run
 from tests import tiny
 
 root = tiny.root
@@ -50,17 +55,13 @@ def test_a_command_that_draws_nan_says_so_and_writes_nothing(
     command, flags, root, tmp_path, monkeypatch
 ):
     """With weights that are NaN, as after a training that diverged between two checkpoints."""
-    import jax
-
-    from jaxddim.runs import trained
-
-    workdir, restore = tiny.trained(root)[0], trained.restore
+    workdir = tiny.trained(root)[0]
 
     def damaged(*args):
-        run = restore(*args)
-        return run._replace(variables=jax.tree.map(lambda a: a * np.nan, run.variables))
+        run = load_run(*args)
+        return dataclasses.replace(run, variables=jax.tree.map(lambda a: a * np.nan, run.variables))
 
-    monkeypatch.setattr(trained, "restore", damaged)
+    monkeypatch.setattr(opened, "load_run", damaged)
     monkeypatch.chdir(tmp_path)
     told = tiny.command(command, "--workdir", workdir, "--steps", "2", *flags)
     assert (told.code, told.out) == (2, "")

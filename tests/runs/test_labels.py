@@ -12,11 +12,12 @@ from PIL import Image
 
 from experiments.cars.designs import BODY_TYPES
 from experiments.terminal import pictures
+from jaxddim import checks
 from jaxddim.runs import record
 from jaxddim.runs.config import Classes
 from jaxddim.runs.errors import RunError
 from jaxddim.runs.methods import DrawConfig, labeller
-from jaxddim.runs.trained import restore
+from jaxddim.runs.opened import load_run
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
 
@@ -27,7 +28,8 @@ INDEX = jnp.arange(5)
 
 def labels_of(label, num_classes=4, classes=CLASSES, index=INDEX, **more):
     given = labeller(DrawConfig("runs/cars", label=label, **more), num_classes, classes)
-    return None if given is None else np.asarray(given(index)).tolist()
+    key = checks.new_key(more.get("seed", 0))
+    return None if given is None else np.asarray(given(key, index)).tolist()
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_a_label_decides_and_guidance_strengthens_it(trained, tmp_path):
     assert not np.array_equal(every[4], vans[4])
     guided = draw(workdir, path, "--num", 4, "--label", 3, "--guidance", 4)
     assert not np.array_equal(guided, vans[:4])
-    run = restore(str(workdir))
+    run = load_run(str(workdir))
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     label, null = jnp.full(2, 3), jnp.full(2, 7)
     pairs = [
