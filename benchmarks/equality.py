@@ -33,7 +33,7 @@ COMMANDS = [
     ["swiss_roll", "--workdir", "runs/roll", *POINTS, "--evaluations", "5", "10"],
 ]
 VARYING = {"seconds", "date", "versions", "rounds", "compiling", "ddpm_seconds", "line", "recipe"}
-VARYING |= {"images_per_second", "files", "cache_dir"}
+VARYING |= {"images_per_second", "peak_memory_gib", "files", "cache_dir"}
 """Names in records whose values are times, or follow from them."""
 
 

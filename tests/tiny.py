@@ -141,6 +141,15 @@ def saved(workdir: Path) -> list[int]:
     )
 
 
+MEASURED = ("images_per_second", "peak_memory_gib")
+"""Numbers of a log that differ between two runs of the same command."""
+
+
+def computed(workdir: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl without those numbers."""
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in metrics(workdir)]
+
+
 def metrics(workdir: Path) -> list[dict[str, float]]:
     """The lines of metrics.jsonl."""
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

@@ -1,7 +1,9 @@
 """Monitoring a run: loss, speed, progress bar and stop signals."""
 
 import math
+import resource
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -113,6 +115,16 @@ class Window:
         self.wait()
         yield
         self._mark = time.perf_counter()
+
+
+def peak_memory() -> float:
+    """The most memory so far, in GiB: of the device that has used most, else of this process."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [stat["peak_bytes_in_use"] for stat in stats if "peak_bytes_in_use" in stat]
+    if not peaks:
+        unit = 1 if sys.platform == "darwin" else 1024
+        peaks = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit]
+    return max(peaks) / 2**30
 
 
 def read(step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:

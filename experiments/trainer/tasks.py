@@ -111,7 +111,8 @@ def make_up(loop: Loop, step: int, state: TrainState) -> None:
 def write_line(loop: Loop, step: int) -> None:
     """Logs and prints the mean metrics since the last line."""
     values = loop.window.flush()
-    loop.log.write(step, epoch=loop.epochs(step), **values)
+    memory = monitor.peak_memory()
+    loop.log.write(step, epoch=loop.epochs(step), **values, peak_memory_gib=memory)
     shown = monitor.numbers(values["loss"], values.get("images_per_second"), digits=5)
     loop.console.print(f"epoch {int(loop.epochs(step))} | step {step}{shown}")
     heard()

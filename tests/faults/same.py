@@ -7,13 +7,6 @@ from typing import Any
 from jaxddim.runs import averages, checkpoints
 from tests import tiny
 
-TIMED = "images_per_second"
-
-
-def lines(workdir: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl without the speed."""
-    return [{k: v for k, v in line.items() if k != TIMED} for line in tiny.metrics(workdir)]
-
 
 def events(workdir: Path) -> list[tuple[int, str, Any]]:
     """What TensorBoard shows: each start hides what earlier files hold from its step on."""
@@ -22,7 +15,7 @@ def events(workdir: Path) -> list[tuple[int, str, Any]]:
         if event.HasField("session_log"):
             shown = [one for one in shown if one[0] < event.step]
         for value in event.summary.value:
-            if value.tag != TIMED:
+            if value.tag not in tiny.MEASURED:
                 seen = value.image.encoded_image_string or value.simple_value
                 shown.append((event.step, value.tag, seen))
     return shown
@@ -30,7 +23,7 @@ def events(workdir: Path) -> list[tuple[int, str, Any]]:
 
 def assert_same(killed: Path, whole: Path) -> None:
     """Fails unless both hold the same: states, averages, records, pictures, and nothing else."""
-    assert lines(killed) == lines(whole)
+    assert tiny.computed(killed) == tiny.computed(whole)
     assert events(killed) == events(whole)
     assert tiny.saved(killed) == tiny.saved(whole)
     for step in tiny.saved(whole):

@@ -2,8 +2,9 @@
 
 import pytest
 
+from tests import tiny
 from tests.faults.conftest import flags
-from tests.faults.same import assert_same, lines
+from tests.faults.same import assert_same
 
 KILLS = [  # one start of the command each, in this order, on one run
     # start
@@ -71,5 +72,5 @@ def test_a_run_that_is_killed_everywhere_ends_as_one_that_is_not(start, whole, t
     ended = start("train", *command)
     assert ended.code == 0, ended.told
     assert_same(tmp_path / "run", whole)
-    steps = [line["step"] for line in lines(whole) if "loss" in line]
+    steps = [line["step"] for line in tiny.computed(whole) if "loss" in line]
     assert steps == list(range(5, 46, 5))

@@ -6,7 +6,6 @@ import pytest
 
 from tests import tiny
 from tests.faults.conftest import flags
-from tests.faults.same import TIMED, lines
 
 STEP_45 = b'{"step": 45, "loss": 0.5}\n'
 
@@ -63,14 +62,14 @@ def test_a_damaged_metrics_file_is_told_and_its_sound_lines_are_kept(
 ):
     path = copied / "metrics.jsonl"
     before = path.read_bytes()
-    assert len(lines(whole)) == 24
+    assert len(tiny.computed(whole)) == 24
     after = harm(before)
     path.unlink() if after is None else path.write_bytes(after)
     ended = start("train", *flags(start.root, copied, "--train.steps", 46, "--optim.averages"))
     assert ended.code == 0 and "Traceback" not in ended.told, ended.told
     assert f"warning: {path}"[:40] in ended.told and told in ended.told, ended.told
-    found = lines(copied)
-    kept = [line for line in lines(whole) if line in found]
+    found = tiny.computed(copied)
+    kept = [line for line in tiny.computed(whole) if line in found]
     if lost is not None:
         assert len(kept) == 24 - lost
     assert [line["step"] for line in found if line not in kept][-2:] == [46, 46]
@@ -85,7 +84,7 @@ def test_the_first_line_after_a_resume_has_the_mean_of_all_its_steps(start, whol
         ended = start("train", *command, "--train.steps", 45, trap=trap, signals=[15])
         assert ended.code == 143, ended.told
     assert start("train", *command, "--train.steps", 45).code == 0
-    assert lines(tmp_path) == lines(whole)
+    assert tiny.computed(tmp_path) == tiny.computed(whole)
 
 
 def test_what_a_new_run_writes_is_what_tensorboard_shows_once(start, whole, copied):
@@ -107,7 +106,8 @@ def test_a_damaged_list_of_skipped_batches_is_a_mistake(start, copied, content):
     assert tiny.saved(copied)[-1] == 45
 
 
-def test_the_speed_is_all_that_differs_between_two_runs(whole):
+def test_speed_and_memory_are_all_that_differs_between_two_runs(whole):
     for line in tiny.metrics(whole):
-        assert set(line) <= {"step", "epoch", "loss", "grad_norm", "validation_loss", TIMED}
+        known = {"step", "epoch", "loss", "grad_norm", "validation_loss", *tiny.MEASURED}
+        assert set(line) <= known
     json.loads((whole / "config.json").read_text())
