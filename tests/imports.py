@@ -106,7 +106,9 @@ def files_a_folder() -> Counter[str]:
     found: Counter[str] = Counter()
     for folder, below, files in os.walk(REPOSITORY):
         here = Path(folder).relative_to(REPOSITORY)
-        made = {"__pycache__", "build", "dist", "venv"} | ({"runs"} if here == Path() else set())
+        made = {"__pycache__", "_build", "build", "dist", "venv"} | (
+            {"runs"} if here == Path() else set()
+        )
         below[:] = [name for name in below if name not in made and name[0] != "."]
         below[:] = [name for name in below if not name.endswith(".egg-info")]
         found[str(here)] = sum(name[0] != "." for name in files)

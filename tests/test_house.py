@@ -15,7 +15,7 @@ def is_core(name):
     return imports.inside(name, "jaxddim") and imports.room(name) not in NEEDS_MORE
 
 
-NEEDS_MORE = {"jaxddim.models", "jaxddim.runs", "jaxddim.weights"}
+NEEDS_MORE = {"jaxddim.export", "jaxddim.models", "jaxddim.runs", "jaxddim.weights"}
 """Rooms that need Flax, Orbax or safetensors, and that `import jaxddim` leaves alone."""
 
 

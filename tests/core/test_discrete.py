@@ -302,7 +302,7 @@ def test_impossible_requests_are_errors():
 
 def test_the_example_of_the_documentation_learns_its_words():
     """Letters drawn independently, each from its true distribution, would seldom form a word."""
-    text = (Path(__file__).parents[2] / "docs" / "discrete.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "theory" / "discrete.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     names: dict = {}
     exec(code, names)

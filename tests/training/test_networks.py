@@ -18,7 +18,7 @@ SCHEDULE = jaxddim.cosine(20)
 MODEL, TX = MLP(features=(4,), time_dim=4), optax.sgd(0.1)
 KEY = jax.random.key(0)
 X, INDEX = jnp.ones((4, 2)), jnp.zeros(4, jnp.int32)
-PAGE = Path(__file__).parents[2] / "docs" / "own_networks.md"
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "own_networks.md"
 
 
 @pytest.fixture(scope="module")

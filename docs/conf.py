@@ -1,0 +1,36 @@
+"""How the documentation is built: python -m sphinx -W -b html docs docs/_build"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the commands are those of the clone
+
+from jaxddim.version import __version__
+
+project = "jaxddim"
+copyright = "the authors of jaxddim"
+version = release = __version__
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_mathjax_offline",
+]
+exclude_patterns = ["_build", "paper/*.json"]
+
+html_theme = "sphinx_book_theme"
+html_title = "jaxddim"
+html_theme_options = {"show_toc_level": 2, "use_download_button": False, "home_page_in_toc": True}
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_timeout = 900
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_merge_streams = True
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings give shapes
+autodoc_preserve_defaults = True
+default_role = "code"
