@@ -1,9 +1,12 @@
 """How the documentation is built: python -m sphinx -W -b html docs docs/_build"""
 
+import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # the commands are those of the clone
+REPOSITORY = str(Path(__file__).parent.parent)
+sys.path.insert(0, REPOSITORY)  # the commands are those of the clone
+os.environ["PYTHONPATH"] = REPOSITORY  # for the pages' code, too
 
 from jaxddim.version import __version__
 
@@ -14,7 +17,7 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx_mathjax_offline",
+    "sphinx-mathjax-offline",
 ]
 exclude_patterns = ["_build", "paper/*.json"]
 
