@@ -1,5 +1,6 @@
 """How the documentation is built: python -m sphinx -W -b html docs docs/_build"""
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -8,11 +9,9 @@ REPOSITORY = str(Path(__file__).parent.parent)
 sys.path.insert(0, REPOSITORY)  # the commands are those of the clone
 os.environ["PYTHONPATH"] = REPOSITORY  # for the pages' code, too
 
-from jaxddim.version import __version__
-
 project = "jaxddim"
 copyright = "the authors of jaxddim"
-version = release = __version__
+version = release = importlib.import_module("jaxddim.version").__version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
