@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx-mathjax-offline",
 ]
-exclude_patterns = ["_build", "paper/*.json"]
+exclude_patterns = ["_build", "jupyter_execute"]
 
 html_theme = "sphinx_book_theme"
 html_title = "jaxddim"
@@ -36,3 +37,36 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings give shapes
 autodoc_preserve_defaults = True
 default_role = "code"
+napoleon_use_ivar = True
+
+
+def as_restructured_text(app, what, name, obj, options, lines):
+    """Escapes what the docstrings, which are plain text, do not mean as markup.
+
+    Indented lines of a module's docstring are formulas, and stay as they are.
+    """
+    code, source, before, found = False, False, "", []
+    for line in lines:
+        if source and not line.startswith(" "):
+            found.append("")
+        source = line.startswith("Source:") or (source and line.startswith(" "))
+        line = line.strip() if source else line
+        indented = line.startswith("    ")
+        if what == "module" and indented and not before.strip() and not code:
+            found += ["::", ""]
+            code = True
+        code = code and (indented or not line.strip())
+        example = line.lstrip().startswith((">>>", "..."))
+        found.append(line if code or example else re.sub(r"(?<!\\)([*|])", r"\\\1", line))
+        before = line
+    lines[:] = found
+
+
+def is_field(app, what, name, obj, skip, options):
+    """Leaves out the fields of a NamedTuple, which its docstring has."""
+    return True if type(obj).__name__ == "_tuplegetter" else None
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", as_restructured_text, priority=400)
+    app.connect("autodoc-skip-member", is_field)

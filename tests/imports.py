@@ -106,7 +106,7 @@ def files_a_folder() -> Counter[str]:
     found: Counter[str] = Counter()
     for folder, below, files in os.walk(REPOSITORY):
         here = Path(folder).relative_to(REPOSITORY)
-        made = {"__pycache__", "_build", "build", "dist", "venv"} | (
+        made = {"__pycache__", "_build", "jupyter_execute", "build", "dist", "venv"} | (
             {"runs"} if here == Path() else set()
         )
         below[:] = [name for name in below if name not in made and name[0] != "."]
