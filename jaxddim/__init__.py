@@ -152,6 +152,6 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module("jaxddim.runs.opened"), name)
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"jaxddim.{name} needs {error.name}, which is not installed: pip install "
-            "'jaxddim[runs]' brings it"
+            f"jaxddim.{name} needs {error.name}, which is not installed: in a clone, pip install "
+            "'.[runs]' brings it"
         ) from error

@@ -89,8 +89,9 @@ class Engine:
     """
 
     def __init__(self, workdir: str, checkpoint: str = "latest"):
-        self._place = workdir, checkpoint
+        self._place, self._follows = (workdir, checkpoint), checkpoint == "latest"
         self._lock, self._compiled = threading.Lock(), dict[Any, Any]()
+        self._stamp = self._latest()
         self.run = self._open()
 
     def _open(self) -> Watched:
@@ -99,13 +100,19 @@ class Engine:
         self._compiled.clear()
         return Watched(**values)
 
+    def _latest(self) -> Any:
+        """What tells the latest checkpoint from others, also from one of the same step."""
+        store = checkpoints.manager(self._place[0])
+        step = store.latest_step()
+        return step is not None and (step, store.path(step).stat().st_ino)
+
     def _renewed(self) -> Watched:
-        workdir, checkpoint = self._place
-        if checkpoint == "latest":
-            latest = checkpoints.manager(workdir).latest_step()
-            if latest != self.run.step:
-                self.run = self._open()
+        if self._follows and (stamp := self._latest()) != self._stamp:
+            self.run, self._stamp = self._open(), stamp
         return self.run
+
+    def _how(self, settings: Settings) -> methods.DrawConfig:
+        return settings.how(self._place[0])
 
     def _kept(self, key: Any, make: Callable[[], Any]) -> Any:
         """A compiled function; those that were used last are kept."""
@@ -123,7 +130,7 @@ class Engine:
         """
         with self._lock, ThreadPoolExecutor(1) as pool:
             run = self._renewed()
-            how, chunk, num = settings.how(run.config.workdir), chunk_size(run), settings.num
+            how, chunk, num = self._how(settings), chunk_size(run), settings.num
             one = self._kept(how, lambda: sampler(how, run, chunk, make_mesh(1)))
             starts = range(0, num, chunk)
             every = -(-methods.evaluations(how) * len(starts) // MOST_FRAMES)
@@ -150,7 +157,7 @@ class Engine:
         """
         with self._lock:
             run = self._renewed()
-            how = dataclasses.replace(settings.how(""), method="ddim", eta=0.0)
+            how = dataclasses.replace(self._how(settings), method="ddim", eta=0.0)
             grid, labels = methods.time_grid(how, run.schedule), self._labels(how)
 
             def arc(variables: Any, seeds: jax.Array) -> jax.Array:
@@ -195,7 +202,7 @@ class Engine:
         """Pictures that are this one outside of `anew`, bool [h, w], uint8 [4, h, w, c]."""
         with self._lock:
             run = self._renewed()
-            how = dataclasses.replace(settings.how(""), method="ddpm", eta=0.0)
+            how = dataclasses.replace(self._how(settings), method="ddpm", eta=0.0)
             grid, labels = methods.time_grid(how, run.schedule), self._labels(how)
 
             def filled(

@@ -8,6 +8,7 @@ import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before it is imported
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.playing.engine import Engine, Frame
-from experiments.playing.settings import BOUNDS, MOST_STEPS, Settings
+from experiments.playing.settings import BOUNDS, Settings
 from experiments.terminal import pictures
 from experiments.terminal.errors import UserError
 from jaxddim.runs.methods import ALL, Method, Spacing
@@ -27,7 +28,7 @@ MOST_UPLOAD, MOST_PIXELS, MOST_WAITING = 20 << 20, 1 << 24, 16
 """Bytes of an upload, pixels of one that Gradio decodes itself, and presses that wait."""
 CANVAS = 384
 """Pixels of the picture that the brush paints on, at most."""
-NAMES = ("num", "seed", "steps", "method", "eta", "spacing", "label", "guidance")
+NAMES = [field.name for field in dataclasses.fields(Settings)]
 
 
 def make(workdir: str, checkpoint: str = "latest") -> gr.Blocks:
@@ -188,7 +189,7 @@ def _inputs(engine: Engine) -> list[Any]:
     return [
         gr.Slider(1, BOUNDS["num"][1], usual.num, step=1, label="Pictures", elem_id="num"),
         gr.Number(usual.seed, label="Seed", precision=0, minimum=0, elem_id="seed"),
-        gr.Slider(1, min(MOST_STEPS, engine.run.schedule.num_steps), usual.steps, step=1,
+        gr.Slider(1, min(BOUNDS["steps"][1], engine.run.schedule.num_steps), usual.steps, step=1,
                   label="Steps, S", elem_id="steps"),
         gr.Dropdown(list(get_args(Method)), value=usual.method, label="Method"),
         gr.Slider(0, 1, usual.eta, label="eta, the noise of ddim"),

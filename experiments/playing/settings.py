@@ -2,7 +2,6 @@
 
 import dataclasses
 import shlex
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
@@ -12,9 +11,13 @@ from experiments.terminal.errors import UserError
 from jaxddim.files.reading import shown
 from jaxddim.runs.methods import DrawConfig, Method, Spacing
 
-MOST_STEPS = 1000
-BOUNDS = {"num": (1, 64), "seed": (0, 2**32 - 1), "steps": (1, MOST_STEPS), "eta": (0.0, 1.0)}
-BOUNDS |= {"guidance": (-20.0, 20.0)}
+BOUNDS = {
+    "num": (1, 64),
+    "seed": (0, 2**32 - 1),
+    "steps": (1, 1000),
+    "eta": (0.0, 1.0),
+    "guidance": (-20.0, 20.0),
+}
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,7 @@ class Settings:
             if name not in values:
                 continue
             value = values[name]
-            kind = (
-                kind if isinstance(kind, type) and not isinstance(kind, types.GenericAlias) else str
-            )
+            kind = kind if kind in (int, float) else str
             try:
                 found[name] = kind(value)
                 if kind is int and found[name] != float(value):
@@ -89,11 +90,9 @@ class Settings:
     def command(self, workdir: str) -> str:
         """The command that draws the same pictures into a file."""
         words = ["python", "-m", "experiments.sample", "--workdir", workdir]
-        for name in ("num", "steps", "seed"):
-            words += [f"--{name}", str(getattr(self, name))]
-        for name, value in self.changed.items():
-            if name not in ("num", "steps", "seed"):
-                words += [f"--{name}", str(value)]
+        always = {name: getattr(self, name) for name in ("num", "steps", "seed")}
+        for name, value in (always | self.changed).items():
+            words += [f"--{name}", str(value)]
         return shlex.join([*words, "--out", "pictures.png"])
 
     def how(self, workdir: str) -> DrawConfig:

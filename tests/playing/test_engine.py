@@ -132,6 +132,13 @@ def test_a_later_checkpoint_is_opened_and_a_run_that_has_gone_is_told(root, tmp_
     after = last(engine, Settings(1, 0, 3))[-1].images
     assert engine.run.step == 20
     assert (after != before).any()
+    again = workdir / "checkpoints" / "20"
+    shutil.copytree(again, tmp_path / "new")  # as after another training of as many steps
+    before = engine.run
+    shutil.rmtree(again)
+    shutil.move(tmp_path / "new", again)
+    last(engine, Settings(1, 0, 3))
+    assert engine.run is not before
     shutil.rmtree(workdir)
     with pytest.raises(RunError, match="run"):
         last(engine, Settings(1, 0, 3))

@@ -99,7 +99,7 @@ def test_without_flax_the_error_says_what_to_install(monkeypatch):
         raise ModuleNotFoundError(f"No module named {name!r}", name="flax")
 
     monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(ImportError, match=r"needs flax.*pip install 'jaxddim\[runs\]'"):
+    with pytest.raises(ImportError, match=r"needs flax.*pip install '\.\[runs\]'"):
         _ = jaxddim.load_run
     with pytest.raises(AttributeError, match="no attribute 'load_runs'"):
         _ = jaxddim.load_runs
