@@ -129,7 +129,7 @@ def test_jax_and_flatbuffers_are_enough(exported, images, tmp_path):
     python = tmp_path / "bare" / "bin" / "python"
     wanted = [f"jax=={jax.__version__}", "flatbuffers"]
     subprocess.run([python, "-m", "pip", "install", "-q", *wanted], check=True)
-    _, lines = blocks("python")
+    (lines,) = blocks("python", (tiny.REPOSITORY / "docs/howto/weights.md").read_text())
     told = subprocess.run(
         [python, "-c", lines + TOLD], check=True, capture_output=True, text=True, cwd=tmp_path
     )
