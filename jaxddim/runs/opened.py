@@ -1,5 +1,6 @@
 """A run, opened: what a notebook or a program of one's own does with it."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -115,7 +116,8 @@ def load_run(
         if weights != "ema":
             raise RunError(f"--ema {ema:g} names an average: leave out --weights {weights}")
         found |= {"params": averages.params(workdir, ema, step, abstract)}
-    return Run(setup.config, setup.model, setup.schedule, found, step, clip, classes)
+    config = dataclasses.replace(setup.config, workdir=workdir)  # it may have been moved
+    return Run(config, setup.model, setup.schedule, found, step, clip, classes)
 
 
 def check_finite(workdir: str, step: int, variables: Any) -> None:

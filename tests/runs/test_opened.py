@@ -1,6 +1,7 @@
 """A run opened in Python draws what the command draws, at once for every seed."""
 
 import importlib
+import shutil
 
 import jax
 import numpy as np
@@ -87,6 +88,13 @@ def test_its_denoiser_and_schedule_are_those_of_the_library(run):
 def test_a_mistake_is_an_error_that_says_what_is_wrong(run, how, told):
     with pytest.raises(RunError, match=told):
         run.sample(**how)
+
+
+def test_a_run_that_was_moved_is_named_by_where_it_is(run, tmp_path):
+    shutil.copytree(run.config.workdir, tmp_path / "moved")
+    moved = jaxddim.load_run(str(tmp_path / "moved"))
+    with pytest.raises(RunError, match=f"{tmp_path}/moved has not learned labels"):
+        moved.sample(label=1)
 
 
 def test_a_folder_without_a_run(tmp_path):
