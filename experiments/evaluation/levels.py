@@ -34,7 +34,7 @@ def loss_per_level(run: Trained, images: np.ndarray, *, count: int = 21) -> list
     """The loss at evenly spaced times from 1 to T.
 
     Args:
-      run: from `trained.restore`.
+      run: from `load_run`.
       images: uint8 [n, h, w, c], not seen in training.
       count: number of levels.
     Returns:

@@ -32,7 +32,7 @@ def bound(run: Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
     The model is the one used for sampling, with x_0 clipped, as by the DDPM authors.
 
     Args:
-      run: from `trained.restore`.
+      run: from `load_run`.
       images: uint8 [n, h, w, c], not seen in training; the first `IMAGES` are used.
       seed: the seed of the noise.
     Returns:

@@ -324,9 +324,9 @@ def stopped(*arguments, **options):
 @pytest.mark.parametrize(
     ("name", "where", "flags"),
     [
-        ("sample", "jaxddim.runs.trained.restore", ["--out", "new.png"]),
-        ("evaluate", "jaxddim.runs.trained.restore", []),
-        ("paper", "jaxddim.runs.trained.restore", []),
+        ("sample", "jaxddim.runs.opened.load_run", ["--out", "new.png"]),
+        ("evaluate", "jaxddim.runs.opened.load_run", []),
+        ("paper", "jaxddim.runs.opened.load_run", []),
         ("train", "experiments.data.load", ["--config", "tiny"]),
         ("swiss_roll", "experiments.points.roll.optimizer", []),
         ("prepare", "experiments.data.sources.stanford_cars.ensure", []),
