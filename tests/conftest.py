@@ -1,5 +1,8 @@
 """Property tests: the same examples on every machine, and no deadline, since some compile."""
 
+import contextlib
+from collections.abc import Iterator
+
 import hypothesis
 import pytest
 
@@ -11,11 +14,26 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("jaxddim")
 
 
-@pytest.fixture
-def quick_compiler(monkeypatch):
-    """Halves the compile time, for tests that do not compare numbers with those of others."""
+@contextlib.contextmanager
+def _quick() -> Iterator[None]:
     options = {"xla_backend_optimization_level": 0}
-    monkeypatch.setattr(runtime, "compiler_options", lambda: options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "compiler_options", lambda: options)
+        yield
+
+
+@pytest.fixture
+def quick_compiler():
+    """Halves the compile time, for tests that do not compare numbers with those of others."""
+    with _quick():
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_module():
+    """The same for all tests of a file, and for its fixtures that ask for this one."""
+    with _quick():
+        yield
 
 
 collect_ignore = ["torch_networks.py", "weights/foreign.py"]  # they import PyTorch

@@ -28,6 +28,11 @@ def trained(root):
     return tiny.trained(root)[0]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick(trained, quick_module):
+    """The shared run, which other modules compare, has been trained before."""
+
+
 def run(trained, *flags):
     return tiny.command("evaluate", "--workdir", trained, *flags)
 

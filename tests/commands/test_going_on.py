@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxddim.cpu import runtime
 from jaxddim.runs import record
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
@@ -17,13 +16,7 @@ root = tiny.root
 FILES = 60
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compiler():
-    """Halves the compile time; no test compares with other tests' runs."""
-    options = {"xla_backend_optimization_level": 0}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "compiler_options", lambda: options)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_module")  # none compares with other tests' runs
 
 
 def pictures(folder, numbers):

@@ -12,7 +12,6 @@ from PIL import Image
 from experiments import paper
 from experiments.evaluation.features import networks
 from experiments.reproduction import findings, quality, texts, timing
-from jaxddim.cpu import runtime
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
 
@@ -28,12 +27,8 @@ def trained(root):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick_compiler(trained):
-    """Halves the compile time; the shared run has been trained before."""
-    options = {"xla_backend_optimization_level": 0}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "compiler_options", lambda: options)
-        yield
+def _quick(trained, quick_module):
+    """The shared run, which other modules compare, has been trained before."""
 
 
 class Killed(BaseException):

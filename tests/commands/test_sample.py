@@ -13,7 +13,6 @@ from PIL import Image
 import jaxddim
 from experiments import sample
 from experiments.terminal.errors import UserError
-from jaxddim.cpu import runtime
 from jaxddim.models import UNet
 from jaxddim.runs import build, drawing, methods, record
 from jaxddim.runs.config import DataConfig
@@ -47,13 +46,6 @@ def draw(trained, tmp_path):
         return images
 
     return draw
-
-
-@pytest.fixture
-def quick_compiler(monkeypatch):
-    """Halves the compile time, for tests that do not compare bits."""
-    options = {"xla_backend_optimization_level": 0}
-    monkeypatch.setattr(runtime, "compiler_options", lambda: options)
 
 
 @pytest.fixture(scope="module")

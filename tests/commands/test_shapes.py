@@ -19,7 +19,7 @@ CASES = {  # flags -> height, width, channels
 FEW = ["--train.steps", "2", "--train.checkpoint-every", "2", "--train.num-samples", "2"]
 
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
+pytestmark = pytest.mark.usefixtures("quick_module")
 
 
 @pytest.fixture(scope="module")

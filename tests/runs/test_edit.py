@@ -20,6 +20,11 @@ def trained(root):
     return tiny.trained(root)[0]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick(trained, quick_module):
+    """The shared run, which other modules compare, has been trained before."""
+
+
 @pytest.fixture(scope="module")
 def files(root):
     folder = root / "edit"

@@ -21,6 +21,7 @@ from jaxddim.runs.opened import load_run
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
 
+pytestmark = pytest.mark.usefixtures("quick_module")
 root = tiny.root
 CLASSES = Classes(("Audi TT", "audi tt", "BMW X5", "van"), (10, 0, 30, 60))
 INDEX = jnp.arange(5)

@@ -13,7 +13,10 @@ from jaxddim.weights import containers, reader
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
 
-pytestmark = pytest.mark.slow  # small networks are trained, sampled and trained again
+pytestmark = [
+    pytest.mark.slow,  # small networks are trained, sampled and trained again
+    pytest.mark.usefixtures("quick_module"),
+]
 root = tiny.root
 UNET = ["--model.multipliers", "1", "2", "--model.attention", "4", "--train.steps", "6"]
 SEED = [*tiny.SMALL, "--train.steps", "6", "--optim.clip", "0", "--optim.learning-rate", "8e-5"]
