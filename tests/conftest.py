@@ -1,4 +1,4 @@
-"""Property tests: the same examples on every machine, and no deadline, since some compile."""
+"""Settings of the property tests, which have no deadline since some compile; a quicker compiler."""
 
 import contextlib
 from collections.abc import Iterator
