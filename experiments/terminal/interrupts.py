@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments import end, stopped_by
-from jaxddim.cpu.runtime import one_heap
 
 AGAIN = 0.05
 """Seconds after which a swallowed interrupt is raised again."""
@@ -108,7 +107,6 @@ def handled() -> Iterator[list[int]]:
 
 def watch() -> None:
     """Starts the thread that sees signals also while the main thread is in compiled code."""
-    one_heap()
     read, write = os.pipe()
     os.set_blocking(write, False)
     _Watched.pipe = write

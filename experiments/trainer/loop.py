@@ -99,10 +99,11 @@ def train(
     processes.last_words(ENDED, store.directory)
     skips = rollback.read(config.workdir)
     step_fn = compiled_step(setup, mesh)
-    place = functools.partial(
-        jax.tree.map,
-        functools.partial(jax.make_array_from_process_local_data, meshes.by_rows(mesh)),
-    )
+    spread = functools.partial(jax.make_array_from_process_local_data, meshes.by_rows(mesh))
+
+    def place(batch: Any) -> Any:
+        return jax.block_until_ready(jax.tree.map(spread, batch))  # see keep_memory
+
     validate = validation.make_validation(
         config,
         setup.model,

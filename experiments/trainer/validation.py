@@ -54,7 +54,8 @@ def make_losses(
             x0 = images[chosen].astype(np.float32) / 127.5 - 1
             batch = (x0, t[chosen], eps[chosen])
             batch += () if labels is None else (labels[chosen],)
-            parts.append(np.asarray(some(variables, meshes.spread(batch, rows))))
+            placed = jax.block_until_ready(meshes.spread(batch, rows))  # see keep_memory
+            parts.append(np.asarray(some(variables, placed)))
         return np.concatenate(parts)[:n]
 
     return losses

@@ -39,7 +39,7 @@ def compiler_options() -> dict[str, Any]:
     return options
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def _mallopt() -> Callable[[int, int], int] | None:
@@ -50,34 +50,26 @@ def _mallopt() -> Callable[[int, int], int] | None:
         return None
 
 
-def one_heap() -> None:
-    """Has the threads that start from now on share the first one's heap.
-
-    The heap of a thread from before stays, and later threads get one of the two by turns, so that
-    `keep_memory` would keep only what is in the other.
-    """
-    mallopt = _mallopt()
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, 1)
-
-
 @functools.cache
 def keep_memory() -> None:
     """Lets this process keep the memory that computations on CPU free, instead of returning it.
 
     A compiled function allocates all its temporary memory at once and frees it at the end. glibc
     gets such large blocks from the operating system every time, page by page as they are touched,
-    which takes part of a step's time (docs/howto/speed.md). With these settings it keeps them, for
-    all threads together. In return the process keeps its peak memory, and a call on CPU returns
-    when its computation is done.
+    which takes part of a step's time (docs/howto/speed.md). With these settings it keeps them. In
+    return the process keeps its peak memory, and a call on CPU returns when its computation is
+    done.
+
+    Only the thread that calls keeps them. Arguments that are NumPy arrays of megabytes are still
+    being copied when the call is made; it then runs in another thread, whose large blocks are
+    returned as before. So pass ``jax.block_until_ready(jax.device_put(batch))``.
 
     Call it once, before any other use of JAX, even asking for the devices (but after
     ``jax.distributed.initialize``); further calls do nothing. On GPU and TPU memory is returned as
-    before, but threads of the host share one heap; with a C library other than glibc nothing
-    changes.
+    before; with a C library other than glibc nothing changes.
 
     Raises:
-      RuntimeError: when a JAX backend has already started, and with it the threads that compute.
+      RuntimeError: when a JAX backend has already started, since it reads its settings then.
     Example:
       >>> import subprocess, sys  # in a new process, as JAX has started in this one
       >>> command = "import jaxddim; jaxddim.keep_memory()"
@@ -89,10 +81,9 @@ def keep_memory() -> None:
         return
     if xla_bridge.backends_are_initialized():
         raise RuntimeError(
-            "keep_memory() was called too late: JAX has started its backend, whose threads have "
-            "memory of their own; call it before anything that makes an array or asks for devices"
+            "keep_memory() was called too late: JAX has started its backend, which reads its "
+            "settings then; call it before anything that makes an array or asks for devices"
         )
-    one_heap()
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.default_backend() == "cpu":
         mallopt(_M_MMAP_MAX, 0)

@@ -24,30 +24,11 @@ startup.keep_memory = lambda: None
 runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
 """
 LINES = 6
-HEAPS = """
-import ctypes, sys, threading
-from experiments.terminal import interrupts
-interrupts.watch()
-threads = [threading.Thread(target=bytearray, args=[9_000]) for _ in range(8)]
-for thread in threads:
-    thread.start()
-libc = ctypes.CDLL(None)
-libc.fopen.restype = ctypes.c_void_p
-file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
-libc.malloc_info(0, file)
-libc.fclose(file)
-"""
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "mallopt"),
     reason="keep_memory needs glibc",
 )
-
-
-def test_the_threads_of_a_command_share_the_heap_that_is_kept(tmp_path):
-    command = [sys.executable, "-c", HEAPS, tmp_path / "heaps"]
-    subprocess.run(command, cwd=tiny.REPOSITORY, check=True)
-    assert (tmp_path / "heaps").read_text().count("<heap ") == 1
 
 
 @pytest.mark.slow  # starts two processes, which compile

@@ -73,7 +73,8 @@ def features(network: FeatureNetwork, images: np.ndarray, *, what: str = "featur
         for start in tracked(range(0, len(images), chunk), what, compiles=compiles):
             rows = np.arange(start, start + chunk).clip(max=len(images) - 1)
             rgb = np.broadcast_to(images[rows], (chunk, *images.shape[1:3], 3))
-            answer = network.embed(network.params, jnp.asarray(rgb))
+            placed = jax.block_until_ready(jnp.asarray(rgb))  # see keep_memory
+            answer = network.embed(network.params, placed)
             found[start : start + chunk] = np.asarray(answer)[: len(images) - start]
     if not np.isfinite(found).all():
         raise UserError(f"features of {network.name} are not finite: its weights are damaged")
