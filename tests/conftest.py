@@ -16,7 +16,7 @@ hypothesis.settings.load_profile("jaxddim")
 
 @contextlib.contextmanager
 def _quick() -> Iterator[None]:
-    options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+    options = {"xla_backend_optimization_level": 0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime, "compiler_options", lambda: options)
         yield
@@ -24,7 +24,7 @@ def _quick() -> Iterator[None]:
 
 @pytest.fixture
 def quick_compiler():
-    """Less than half the compile time, for tests that do not compare numbers with others'."""
+    """Halves the compile time, for tests that do not compare numbers with those of others."""
     with _quick():
         yield
 

@@ -23,7 +23,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxddim import checks
-from jaxddim.predictions import Kind, check_kind, made_with
+from jaxddim.denoisers import made_with
+from jaxddim.predictions import Kind, check_kind
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn
 

@@ -1,17 +1,6 @@
-r"""The likelihood of images under a model: the variational bound, and the density along the ODE.
+r"""The density of images along DDIM's ODE, and what it says of 8-bit images.
 
-**The bound** (seed eq. 13-16), on all T steps or on any grid of them:
-
-    -log p(x_0) <= L_T + sum_{t = 2..T} L_{t-1} + L_0,
-    L_T     = KL(q(x_T | x_0) || N(0, I)),
-    L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)),    x_t drawn from q(x_t | x_0),
-    L_0     = -log p(x_0 | x_1),
-
-where p(x_0 | x_1) is the probability of the 8-bit value x_0 under a Gaussian: the mass of the bin
-of width 2/255 around it. The first and the last bin extend to infinity. The bound is therefore one
-on the code length of 8-bit images.
-
-**The density.** Along DDIM's ODE, d(x / alpha) = eps d(sigma / alpha), the model's density is
+Along DDIM's ODE, d(x / alpha) = eps d(sigma / alpha), the model's density is
 transported from noise to image (arXiv 2010.02502, eq. 13-14; 2011.13456, eq. 39). In the angle
 phi = arctan(sigma / alpha), used since sigma / alpha may be 10^4 or infinite, the ODE is
 
@@ -28,31 +17,21 @@ order.
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.scipy.special import log_ndtr
 from jax.scipy.stats import norm
 from jax.typing import DTypeLike
 
 from jaxddim import checks
-from jaxddim.forward import direction_and_std, q_posterior
+from jaxddim.likelihood.bound import HALF_BIN
 from jaxddim.numerics import images
 from jaxddim.sampling.conditioning import warn_of_clipping
-from jaxddim.sampling.noise import draw
-from jaxddim.sampling.solver import Solver, StepFn, checked
-from jaxddim.sampling.steps import ddpm_step
+from jaxddim.sampling.solver import checked
 from jaxddim.schedules import Schedule
-from jaxddim.types import DenoiseFn, Gaussian
-
-HALF_BIN = 1 / 255
-"""Half the distance between neighbouring 8-bit values scaled to [-1, 1]."""
-
-FARTHEST = 1e18
-"""Largest distance from the mean, in standard deviations; its square is still finite."""
+from jaxddim.types import DenoiseFn
 
 
 def _signs(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
@@ -64,136 +43,6 @@ _PROBES: dict[str, Callable[..., jax.Array]] = {
     "rademacher": _signs,
     "gaussian": jax.random.normal,
 }
-
-
-class Bound(NamedTuple):
-    """The terms of the variational bound, in bits per dimension.
-
-    Attributes:
-      prior: L_T, [b].
-      steps: L_{t-1}, [S-1, b], noise first: ``steps[i]`` is the transition from ``timesteps[i]`` to
-        ``timesteps[i + 1]``.
-      decoder: L_0, [b].
-    """
-
-    prior: jax.Array
-    steps: jax.Array
-    decoder: jax.Array
-
-    @property
-    def total(self) -> jax.Array:
-        """The bound itself, [b]."""
-        return self.prior + jnp.sum(self.steps, 0) + self.decoder
-
-
-def variational_bound(
-    key: jax.Array,
-    denoise_fn: DenoiseFn,
-    schedule: Schedule,
-    timesteps: jax.Array,
-    x0: jax.Array,
-    *,
-    step: StepFn = ddpm_step,
-    first_index: int | jax.Array = 0,
-) -> Bound:
-    """An upper bound on the bits per dimension of 8-bit images under a model, term by term.
-
-    Each term takes one evaluation of the network and one draw of x_t: the value is random, and its
-    expectation is the bound. On a grid of fewer than T steps it is the bound of the sampler that
-    takes these steps. As in the DDPM authors' code, p(x_0 | x_1) has the small variance of the
-    transition from t = 2 to 1 for every step function (its own variance would be 0), also for
-    `learned_step`.
-
-    Args:
-      key: a random key, or [b] keys, one per example.
-      denoise_fn: ``denoise_fn(x, t) -> Prediction``; with and without clipping are two models.
-      schedule: the noise schedule.
-      timesteps: int32 [S+1], S >= 2, decreasing to 0; ``timesteps(T, T)`` for the whole bound.
-      x0: 8-bit images scaled to [-1, 1], [b, *d].
-      step: the model's reverse step: `ddpm_step`, with ``variance="large"`` bound by
-        functools.partial if wanted, or any stochastic step of the same signature.
-      first_index: the index of the first image of this batch; image i draws from
-        ``fold_in(key, first_index + i)``. May be traced.
-    Returns:
-      Bound with prior [b], steps [S-1, b], decoder [b] and their sum total [b].
-    Raises:
-      ValueError: when the grid is not a vector of at least 3 times that decrease to 0, the step is
-        deterministic, or x0 holds integers; also as `jaxddim.integrate`.
-    Source: arXiv 2006.11239, eq. 5 and section 3.3; seed eq. 13-16.
-    Example:
-      >>> import jaxddim
-      >>> schedule = jaxddim.linear()
-      >>> denoise_fn = jaxddim.as_denoiser(schedule, lambda x, index: 0 * x)
-      >>> x0, grid = jnp.zeros((2, 4, 4, 3)), jaxddim.timesteps(1000, 10)
-      >>> bound = variational_bound(jax.random.key(0), denoise_fn, schedule, grid, x0)
-      >>> bound.steps.shape, bound.total.shape
-      ((9, 2), (2,))
-    """
-    if isinstance(step, Solver):
-        raise ValueError("variational_bound takes a step such as ddpm_step, got a Solver")
-    grid, denoise_fn = checks.grid(timesteps, schedule, least=2, strictly=True), checked(denoise_fn)
-    (x0,) = images(schedule.dtype, x0=x0)
-    keys = checks.example_keys(key, x0.shape[0], first_index)
-    _, decoder_std = direction_and_std(schedule, grid[-3], grid[-2], 1.0, x0.ndim)
-
-    def noisy(t):
-        alpha, sigma = schedule.scales(t, x0.ndim)
-        return Gaussian(alpha * x0, sigma)
-
-    def transition(_, times):
-        t, s = times
-        x_t = draw(keys, noisy(t), t)
-        mean, std = step(schedule, x_t, denoise_fn(x_t, t), t, s)
-        if isinstance(std, (float, np.ndarray)) and np.all(std == 0):
-            raise ValueError(
-                "a deterministic step gives images no density; use a step with a variance, "
-                "or ode_log_likelihood"
-            )
-        q_mean, q_std = q_posterior(schedule, x0, x_t, t, s)
-        # both are 0 at s = 0, where the term is the decoder's
-        q = Gaussian(q_mean, jnp.where(s == 0, 1.0, q_std))
-        p = Gaussian(mean, jnp.where(s == 0, 1.0, std))
-        return mean, _bits(kl(q, p))
-
-    mean, terms = lax.scan(transition, jnp.zeros_like(x0), (grid[:-1], grid[1:]))
-    prior = kl(noisy(grid[0]), Gaussian(jnp.float32(0), jnp.float32(1)))
-    decoder = -discretized_log_prob(Gaussian(mean, decoder_std), x0)
-    return Bound(_bits(prior), terms[:-1], _bits(decoder))
-
-
-def discretized_log_prob(gaussian: Gaussian, x0: jax.Array) -> jax.Array:
-    """The log probability of 8-bit values under a Gaussian: that of the bins around them.
-
-    ``log(Phi((x_0 + 1/255 - mean) / std) - Phi((x_0 - 1/255 - mean) / std))``. At x_0 = -1 the
-    second term is left out; at x_0 = 1 the first is 1. The result is accurate in float32 even where
-    both terms round to 0 or to 1.
-
-    Args:
-      gaussian: mean [b, *d] and a positive std.
-      x0: 8-bit values scaled to [-1, 1], [b, *d].
-    Returns:
-      Log probabilities in nats, float32 [b, *d].
-    Raises:
-      ValueError: when an array holds integers.
-    Source: arXiv 2006.11239, eq. 13.
-    Example:
-      >>> x0 = jnp.arange(256) / 127.5 - 1
-      >>> log_prob = discretized_log_prob(Gaussian(jnp.zeros(256), jnp.float32(0.3)), x0)
-      >>> round(float(jnp.sum(jnp.exp(log_prob))), 5)
-      1.0
-    """
-    (mean,), (x0,) = images(jnp.float32, mean=gaussian.mean), images(jnp.float32, x0=x0)
-    std = jnp.asarray(gaussian.std, jnp.float32)
-    centre, half = jnp.clip((x0 - mean) / std, -FARTHEST, FARTHEST), HALF_BIN / std
-    # the bin or its mirror image, whichever is below 0: there the two logarithms differ
-    above = log_ndtr(half - jnp.abs(centre))
-    # far out they may be equal in float32
-    gap = jnp.minimum(log_ndtr(-half - jnp.abs(centre)) - above, -jnp.finfo(jnp.float32).tiny)
-    inner = above + jnp.log(-jnp.expm1(gap))
-    first, last = x0 < HALF_BIN - 1, x0 > 1 - HALF_BIN
-    return jnp.where(
-        first, log_ndtr(centre + half), jnp.where(last, log_ndtr(half - centre), inner)
-    )
 
 
 def ode_log_likelihood(
@@ -327,16 +176,5 @@ def ode_bits_per_dim(
     return -log_prob / (math.log(2) * x0[0].size) - math.log2(2 * HALF_BIN)
 
 
-def kl(q: Gaussian, p: Gaussian) -> jax.Array:
-    """KL(q || p) of each component, in nats; exactly that of the means where the stds are equal."""
-    ratio = jnp.asarray(q.std) / p.std
-    return 0.5 * (ratio**2 - 1 - 2 * jnp.log(ratio) + ((q.mean - p.mean) / p.std) ** 2)
-
-
 def _sum(x: jax.Array) -> jax.Array:
     return jnp.sum(x, axis=tuple(range(1, x.ndim)))
-
-
-def _bits(nats: jax.Array) -> jax.Array:
-    """Nats of each component as bits per dimension, [b]."""
-    return jnp.mean(nats, axis=tuple(range(1, nats.ndim))) / math.log(2)

@@ -1,0 +1,13 @@
+"""The likelihood of images under a model: the variational bound, and the density along the ODE."""
+
+from jaxddim.likelihood.bound import Bound, discretized_log_prob, kl, variational_bound
+from jaxddim.likelihood.density import ode_bits_per_dim, ode_log_likelihood
+
+__all__ = [
+    "Bound",
+    "discretized_log_prob",
+    "kl",
+    "ode_bits_per_dim",
+    "ode_log_likelihood",
+    "variational_bound",
+]
