@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
+HALF_BIN = 1 / 255
+"""Half the distance between neighbouring 8-bit values scaled to [-1, 1]."""
+
 
 def safe_sqrt(x: jax.Array) -> jax.Array:
     """sqrt whose gradient at 0 is 0 instead of infinite (the double-where idiom)."""

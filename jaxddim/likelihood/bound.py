@@ -23,15 +23,12 @@ from jax.scipy.special import log_ndtr
 
 from jaxddim import checks
 from jaxddim.forward import direction_and_std, q_posterior
-from jaxddim.numerics import images
+from jaxddim.numerics import HALF_BIN, images
 from jaxddim.sampling.noise import draw
 from jaxddim.sampling.solver import Solver, StepFn, checked
 from jaxddim.sampling.steps import ddpm_step
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Gaussian
-
-HALF_BIN = 1 / 255
-"""Half the distance between neighbouring 8-bit values scaled to [-1, 1]."""
 
 FARTHEST = 1e18
 """Largest distance from the mean, in standard deviations; its square is still finite."""

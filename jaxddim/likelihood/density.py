@@ -26,8 +26,7 @@ from jax.scipy.stats import norm
 from jax.typing import DTypeLike
 
 from jaxddim import checks
-from jaxddim.likelihood.bound import HALF_BIN
-from jaxddim.numerics import images
+from jaxddim.numerics import HALF_BIN, images
 from jaxddim.sampling.conditioning import warn_of_clipping
 from jaxddim.sampling.solver import checked
 from jaxddim.schedules import Schedule
