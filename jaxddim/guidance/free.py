@@ -17,8 +17,8 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxddim.denoisers import made_with
 from jaxddim.numerics import number
+from jaxddim.predictions import made_with
 from jaxddim.types import DenoiseFn, Prediction
 
 Interval = tuple[int, int]

@@ -8,9 +8,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxddim import checks
-from jaxddim.denoisers import Made, as_denoiser
 from jaxddim.guidance.free import Interval, guidance, spread
-from jaxddim.predictions import Kind, clip
+from jaxddim.predictions import Kind, Made, as_denoiser, clip
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Prediction
 

@@ -23,8 +23,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxddim import checks
-from jaxddim.denoisers import made_with
-from jaxddim.predictions import Kind, check_kind
+from jaxddim.predictions import Kind, check_kind, made_with
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn
 

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxddim import checks
-from jaxddim.denoisers import made_with
 from jaxddim.numerics import images, whole_number
+from jaxddim.predictions import made_with
 from jaxddim.sampling.conditioning import warn_of_clipping, warn_of_errors
 from jaxddim.sampling.loop import integrate
 from jaxddim.sampling.solver import Solver, StepFn
