@@ -58,4 +58,5 @@ def test_a_step_on_many_points_takes_no_memory_anew(root, tmp_path):
         return resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt - before
 
     faults(1)  # fills the cache of compiled functions
-    assert (faults(22) - faults(2)) / 20 < 1_000
+    # a process may take a block of 190 MB once more than another, 48,000 pages
+    assert (faults(102) - faults(2)) / 100 < 1_000
