@@ -12,7 +12,8 @@ from benchmarks.processes import serve
 
 
 def main(name: str, network: str, batch: str, weights: str, size: str = "0", steps: str = "50"):
-    kind = Torch if name in ("eager", "channels_last", "compile") else Jax
+    torch = name in ("eager", "channels_last", "compile", "autocast", "autocast_compile")
+    kind = Torch if torch else Jax
     serve(kind(name, network, int(batch), weights, int(size) or None, int(steps)))
 
 

@@ -9,6 +9,8 @@ import numpy as np
 NETWORKS = {
     "simple": ("SimpleUNet 64x64", 64),
     "unet": ("UNet 32x32", 32),
+    "cifar10": ("UNet of cifar10 32x32", 32),
+    "cars_unet": ("UNet of cars_unet 64x64", 64),
 }
 CHANNELS = (64, 128, 256, 512, 1024)
 UNET: dict[str, Any] = {
@@ -16,6 +18,11 @@ UNET: dict[str, Any] = {
     "multipliers": (1, 2, 2, 2),
     "num_blocks": 2,
     "attention": (16,),
+}
+UNETS: dict[str, dict[str, Any]] = {
+    "unet": UNET,
+    "cifar10": UNET | {"channels": 128},
+    "cars_unet": UNET | {"channels": 128, "multipliers": (1, 2, 2, 2, 4)},
 }
 LEARNING_RATE, EMA = 2e-4, 0.9999
 
@@ -33,7 +40,7 @@ def jax_network(network: str, dtype: str = "float32", **options: Any) -> Any:
 
     if network == "simple":
         return jaxddim.models.SimpleUNet(channels=CHANNELS, dtype=dtype, **options)
-    return jaxddim.models.UNet(**UNET | options, dtype=dtype)
+    return jaxddim.models.UNet(**UNETS[network] | options, dtype=dtype)
 
 
 def save_weights(network: str, path: str) -> None:

@@ -12,7 +12,10 @@ NAMES = {
     "eager": "PyTorch eager",
     "channels_last": "PyTorch channels_last, fused Adam",
     "compile": "PyTorch torch.compile",
+    "autocast": "PyTorch channels_last, fused Adam, bfloat16",
+    "autocast_compile": "the same with torch.compile",
     "diffusers": "diffusers",
+    "product": "a product of large matrices",
 }
 NETWORKS = {"simple": "SimpleUNet 64x64", "unet": "UNet 32x32"}
 OPS = {"train": "training", "forward": "forward"}

@@ -110,7 +110,7 @@ def peer(config: Any, setup: Setup, found: Imported) -> Any:
     source = located(config.from_)
     with tempfile.TemporaryDirectory() as folder:
         outgoing.write_folder(Path(folder), setup, found.averaged)
-        pipeline = DDIMPipeline.from_pretrained(folder)
+        pipeline: Any = DDIMPipeline.from_pretrained(folder)
     if source.is_dir():  # the network as it is, not as it was converted
         parts = ["unet_ema", "unet", "."]
         part = next(p for p in parts if (source / p / diffusers.CONFIG).is_file())
@@ -123,7 +123,7 @@ def diffusers_images(pipeline: Any, noise: np.ndarray, steps: int, clip: bool) -
     import torch  # pyrefly: ignore[missing-import]
     from diffusers import DDIMScheduler  # pyrefly: ignore[missing-import]
 
-    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=clip)
+    scheduler: Any = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=clip)
     scheduler.set_timesteps(steps)
     network = pipeline.unet.eval()
     x = torch.from_numpy(noise.transpose(0, 3, 1, 2).copy())

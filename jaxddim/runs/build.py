@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-import optax.contrib
 
 from jaxddim import checks, schedules
 from jaxddim.ideal import Moments
@@ -24,6 +23,7 @@ from jaxddim.runs.errors import RunError, run_errors
 from jaxddim.schedules import Schedule
 from jaxddim.training import losses
 from jaxddim.training.levels import lognormal
+from jaxddim.training.muon import muon
 from jaxddim.training.preconditioning import preconditioned, unit_error
 from jaxddim.training.state import TrainState, create_state
 
@@ -203,13 +203,7 @@ def build_optimizer(config: OptimConfig) -> optax.GradientTransformation:
     rate = learning_rate(config, config.learning_rate)
     if config.name == "adam":
         return optax.chain(*clip, optax.adam(rate))
-    muon = optax.contrib.muon(
-        learning_rate(config, config.muon_rate),
-        adam_learning_rate=rate,
-        consistent_rms=0.2,
-        muon_weight_dimension_numbers=_matrices,
-    )
-    return optax.chain(*clip, muon)
+    return optax.chain(*clip, muon(learning_rate(config, config.muon_rate), rate))
 
 
 def learning_rate(config: OptimConfig, peak: float) -> optax.ScalarOrSchedule:
@@ -218,22 +212,6 @@ def learning_rate(config: OptimConfig, peak: float) -> optax.ScalarOrSchedule:
     if decay:
         return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, decay, peak / 100)
     return optax.linear_schedule(0.0, peak, warmup) if warmup else peak
-
-
-ENDS = ("conv_in", "conv_out", "conv0", "output", "patches_in", "patches_out")
-"""Layers of the networks at the image, which Muon leaves to Adam."""
-
-
-def _matrices(params: Any) -> Any:
-    """For each parameter how Muon sees it as a matrix, from inputs to features; None for Adam."""
-
-    def form(path: Any, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
-        names = [getattr(key, "key", "") for key in path]
-        if names[-1] != "kernel" or any(name in ENDS for name in names):
-            return None
-        return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), (leaf.ndim - 1,))
-
-    return jax.tree_util.tree_map_with_path(form, params)
 
 
 def new_state(setup: Setup) -> TrainState:
