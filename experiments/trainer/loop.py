@@ -138,7 +138,7 @@ def train(
             state, metrics = step_fn(state, next(placed))
             jax.block_until_ready(metrics)
         console.print(f"compiled; first step after {time.perf_counter() - started:.1f} s")
-        with monitor.stop_signals() as stopped:
+        with monitor.stop_signals() as stopped, monitor.settled():
             loop = loop or opened(first, kept)
             while True:
                 with contextlib.closing(loop.log):

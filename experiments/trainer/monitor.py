@@ -1,5 +1,6 @@
 """Monitoring a run: loss, speed, progress bar and stop signals."""
 
+import gc
 import math
 import resource
 import signal
@@ -138,6 +139,21 @@ def read(step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
         if not math.isfinite(values[name]):
             raise Diverged(step, values[name], name)
     return values
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """In the block garbage collections pass over what there is at its start.
+
+    Tracing and compiling leave hundreds of thousands of objects that stay, and a step makes
+    thousands, its arrays, which have Python look through all of them every few dozen steps.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Monitoring a run: non-finite losses, speed, signals and the progress bar."""
 
+import gc
 import io
 import math
 import signal
@@ -175,6 +176,13 @@ def test_no_number_is_shown_before_there_is_one(monkeypatch, capsys, terminal, l
     assert "nan" not in told and "None" not in told and " 0.0 " not in told
     assert ("images/s" in told) is (rate is not None)
     assert ("loss" in told) is (loss is not None)
+
+
+def test_what_there_is_is_passed_over_by_collections_until_training_ends():
+    with pytest.raises(KeyError), monitor.settled():
+        assert gc.get_freeze_count() > 1000
+        raise KeyError
+    assert gc.get_freeze_count() == 0
 
 
 def test_in_another_thread_signals_are_left_alone():
