@@ -2,8 +2,9 @@
 
 Measures the sample quality of a trained run: Frechet and kernel distances to the training images,
 precision and recall, the nearest training images, and the validation loss at each noise level.
-Prints one JSON record with everything needed to repeat the call, and saves it with its pictures in
-DIR/evaluations, or at the path given by --out.
+With --label samples are of one class, and compared with its images; with --label all of each, and
+compared class by class as well. Prints one JSON record with everything needed to repeat the call,
+and saves it with its pictures in DIR/evaluations, or at the path given by --out.
 """
 
 import dataclasses
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import cache
-from experiments.evaluation import files, images, references
+from experiments.evaluation import classes, files, images, references
 from experiments.evaluation.features import loading
 from experiments.evaluation.metrics import DEFAULT, METRICS, Subject
 from experiments.terminal import checks, cli
@@ -26,6 +28,7 @@ from experiments.terminal.errors import UserError
 from experiments.terminal.files import located, save_json, to_json
 from experiments.terminal.progress import stage, tracked
 from experiments.terminal.texts import count
+from jaxddim.checks import new_key
 from jaxddim.runs import drawing, methods
 from jaxddim.runs import record as records
 from jaxddim.runs.opened import load_run
@@ -98,9 +101,11 @@ def evaluate(config: EvaluateConfig) -> None:
                 f"this one has T = {run.schedule.num_steps}: leave it out of --metrics"
             )
     notes: list[str] = []
+    labels = None
     if config.samples is None:
         grid = np.asarray(methods.time_grid(config, run.schedule))
         draw = functools.partial(drawn, config, run)
+        labels = labels_drawn(config, run)
     else:
         grid, draw = None, functools.partial(read, config, run, notes)
     network = functools.cache(lambda: loading.load(config.network, config.network_weights))
@@ -122,8 +127,11 @@ def evaluate(config: EvaluateConfig) -> None:
                 "--reference", split, run.config.data.shape, notes
             )
         split = OTHER
+    if labels is not None and config.label not in (None, methods.ALL):
+        split = classes.restricted(splits, split, int(labels[0]))
     if len(splits.images[split]) < FEWEST:
-        raise UserError(f"--reference {config.reference} has fewer than {FEWEST} images")
+        which = "" if split in (config.reference, OTHER) else f" of --label {config.label}"
+        raise UserError(f"--reference {config.reference} has fewer than {FEWEST} images{which}")
     out = located(config.out) if config.out else default_out(config, run)
     checks.make_folder(out.parent)
     subject = Subject(
@@ -144,6 +152,10 @@ def evaluate(config: EvaluateConfig) -> None:
             told = f"metric {number} of {len(config.metrics)}: {name}"
             with stage(told), subject.timed(name):
                 results |= METRICS[name].measure(subject)
+        if labels is not None and config.label == methods.ALL:
+            with stage("comparing class by class"), subject.timed("by class"):
+                names = class_names(run)
+                results |= classes.by_class(subject, labels, names, config.metrics)
         subject.seconds["total"] = time.perf_counter() - began
         subject.notes[:0] = notes
         record = describe(config, subject, grid, results, out)
@@ -176,6 +188,26 @@ def drawn(config: EvaluateConfig, run: Trained) -> np.ndarray:
     num = NUM if config.num is None else config.num
     track = functools.partial(tracked, what="sampling", compiles=True)
     return np.concatenate(list(drawing.drawn(config, run, num, track=track)))[:num]
+
+
+def labels_drawn(config: EvaluateConfig, run: Trained) -> np.ndarray | None:
+    """The labels of these images, int32 [num]; None when they follow none.
+
+    Raises:
+      RunError: for a label that there is not.
+    """
+    label_of = methods.labeller(config, run.config.model.num_classes, run.classes)
+    if label_of is None:
+        return None
+    index = jnp.arange(NUM if config.num is None else config.num)
+    return np.asarray(label_of(new_key(config.seed), index))
+
+
+def class_names(run: Trained) -> tuple[str, ...]:
+    """The names of a run's classes; their numbers where the names are not known."""
+    if run.classes:
+        return run.classes.names
+    return tuple(map(str, range(run.config.model.num_classes or 0)))
 
 
 def read(config: EvaluateConfig, run: Trained, notes: list[str]) -> np.ndarray:
@@ -243,6 +275,8 @@ def describe(
             "kind": run.config.diffusion.kind,
             "grid": grid.tolist(),
         }
+        if run.config.model.num_classes is not None:
+            record["sampler"] |= {"label": config.label, "guidance": config.guidance}
         if config.method in methods.SOLVERS:
             record["sampler"]["evaluations"] = methods.evaluations(config)
     if "features" in vars(subject):
@@ -263,7 +297,7 @@ def describe(
     }
 
 
-DRAWING = ("--steps", "--method", "--eta", "--variance", "--spacing")
+DRAWING = ("--steps", "--method", "--eta", "--variance", "--spacing", "--label", "--guidance")
 EXCLUSIVE = [("--samples", flag) for flag in DRAWING]
 
 if __name__ == "__main__":

@@ -47,5 +47,10 @@ def splits(workdir: str, places: Places = Places()) -> Splits:
         if note not in (found.get("data", {}).get("notes") or ()):  # training has said these
             print(f"note: {printable(note)}", file=sys.stderr)
     train, holdout = datasets.split(dataset, config.holdout)
-    by_name = {"train": train.images, "holdout": holdout.images, "all": dataset.images}
-    return Splits(dataset.source, by_name, cache_dir(config.cache_dir) / "features")
+    parts = {"train": train, "holdout": holdout, "all": dataset}
+    return Splits(
+        dataset.source,
+        {name: part.images for name, part in parts.items()},
+        cache_dir(config.cache_dir) / "features",
+        {name: part.labels for name, part in parts.items()},
+    )

@@ -30,22 +30,29 @@ class Level(NamedTuple):
     std_error: float
 
 
-def loss_per_level(run: Trained, images: np.ndarray, *, count: int = 21) -> list[Level]:
+def loss_per_level(
+    run: Trained, images: np.ndarray, labels: np.ndarray | None = None, *, count: int = 21
+) -> list[Level]:
     """The loss at evenly spaced times from 1 to T.
 
     Args:
       run: from `load_run`.
       images: uint8 [n, h, w, c], not seen in training.
+      labels: theirs, int32 [n], -1 where unknown, for a run that has learned labels.
       count: number of levels.
     Returns:
       The levels in order of t; fewer than `count` if T is smaller.
     """
     losses = validation.make_losses(run.config, run.model, run.schedule)
     eps, n = validation.fixed_noise(images), len(images)
+    null = run.config.model.num_classes
+    if labels is not None and null is not None:
+        labels = np.where(labels < 0, null, labels).astype(np.int32)
     times = np.unique(np.linspace(1, run.schedule.num_steps, count).round().astype(np.int32))
     levels = []
     for t in tracked(list(times), "validation loss", "noise level", compiles=True):
-        values = losses(run.variables, images, np.full(n, t, np.int32), eps).astype(np.float64)
+        at = np.full(n, t, np.int32)
+        values = losses(run.variables, images, at, eps, labels).astype(np.float64)
         error = values.std(ddof=1) / n**0.5 if n > 1 else 0.0
         log_snr = float(run.schedule.log_snr[t])
         levels.append(Level(int(t), log_snr, float(values.mean()), float(error)))

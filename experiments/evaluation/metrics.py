@@ -205,7 +205,8 @@ def appearance_metric(subject: Subject) -> dict[str, Any]:
 def validation_loss_metric(subject: Subject) -> dict[str, Any]:
     """The loss on held-out images at each noise level."""
     run, images = subject.run, subject.splits.images["holdout"]
-    found = levels.loss_per_level(run, images)
+    labels = subject.splits.labels["holdout"] if run.config.model.labels else None
+    found = levels.loss_per_level(run, images, labels)
     columns = {name: [getattr(level, name) for level in found] for name in levels.Level._fields}
     about = {"kind": run.config.diffusion.kind, "norm": run.config.diffusion.norm}
     return {"validation loss per noise level": about | {"num_images": len(images)} | columns}

@@ -8,7 +8,9 @@ also stores the recipe, which is compared on reading, so a file is never mistake
 import contextlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,11 +34,13 @@ class Splits(NamedTuple):
       images: by split, uint8 [n, h, w, c]: "train", "holdout" (kept out of training) and
         "all".
       cache: the folder of cached features.
+      labels: by split, int32 [n], -1 where unknown; none for images that are not the run's.
     """
 
     source: str
     images: dict[str, np.ndarray]
     cache: Path
+    labels: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class Reference(NamedTuple):

@@ -11,6 +11,8 @@ from jax import export
 from PIL import Image
 
 from experiments.cars.designs import BODY_TYPES
+from experiments.evaluation.images import splits
+from experiments.evaluation.levels import loss_per_level
 from experiments.terminal import pictures
 from jaxddim import checks
 from jaxddim.runs import record
@@ -165,6 +167,78 @@ def test_the_grid_of_all_labels_has_a_row_of_each(trained, tmp_path):
     by_class = images.reshape(2, 7, *images.shape[1:]).swapaxes(0, 1).reshape(images.shape)
     zoom = pictures.zoom(images)
     assert np.array_equal(grid[::zoom, ::zoom], pictures.grid(by_class, 2))
+
+
+FEATURES = ["--metrics", "frechet", "kid", "precision_recall"]
+
+
+def evaluated(workdir, path, *flags):
+    told = tiny.command("evaluate", "--workdir", workdir, "--steps", 4, "--out", path, *flags)
+    assert (told.code, tiny.complaints(told.err)) == (0, []), told
+    return json.loads(path.read_text())
+
+
+def test_each_class_is_compared_with_its_own_images(trained, tmp_path):
+    workdir, _ = trained
+    counts = dict(zip(BODY_TYPES, load_run(str(workdir)).classes.counts, strict=True))
+    flags = ["--num", 29, "--label", "all", *FEATURES]
+    found = evaluated(workdir, tmp_path / "all.json", *flags)["metrics"]["by class"]
+    assert list(found) == list(BODY_TYPES)
+    assert [numbers["num_samples"] for numbers in found.values()] == [5, *[4] * 6]
+    assert {name: numbers["num_reference"] for name, numbers in found.items()} == counts
+    name = max(counts, key=lambda name: (counts[name], name != BODY_TYPES[0]))
+    alone = evaluated(workdir, tmp_path / "one.json", "--num", 8, "--label", name, *FEATURES)
+    assert alone["reference"]["num"] == counts[name]
+    assert alone["sampler"]["label"] == name and "by class" not in alone["metrics"]
+    label = "FD (EfficientNet-Lite0)"
+    assert {label, "KID (EfficientNet-Lite0)", "recall (EfficientNet-Lite0)"} < set(found[name])
+    assert 0.2 < found[name][label] / alone["metrics"][label]["value"] < 5
+
+
+def test_the_distance_of_a_class_is_that_of_its_samples_alone(trained, tmp_path):
+    workdir, _ = trained
+    samples = draw(workdir, tmp_path / "images.npz", "--num", 28, "--label", "all")
+    run = load_run(str(workdir))
+    number = int(np.argmax(run.classes.counts))
+    name = BODY_TYPES[number]
+    np.savez(tmp_path / "ours.npz", images=samples[number::7])
+    flags = ["--num", 28, "--label", "all", "--metrics", "frechet"]
+    found = evaluated(workdir, tmp_path / "all.json", *flags)["metrics"]["by class"][name]
+    data, theirs = splits(str(workdir)), tmp_path / "theirs.npz"
+    np.savez(theirs, images=data.images["train"][data.labels["train"] == number])
+    files = ["--samples", tmp_path / "ours.npz", "--reference", theirs, "--metrics", "frechet"]
+    told = tiny.command("evaluate", "--workdir", workdir, "--out", tmp_path / "b.json", *files)
+    assert told.code == 0, told
+    alone = json.loads((tmp_path / "b.json").read_text())["metrics"]["FD (EfficientNet-Lite0)"]
+    assert alone["num_samples"] == 4 and alone["num_reference"] == run.classes.counts[number]
+    assert found["FD (EfficientNet-Lite0)"] == pytest.approx(alone["value"], rel=1e-4)
+
+
+def test_the_loss_by_level_is_that_of_the_images_labels(trained, tmp_path):
+    workdir, _ = trained
+    found = evaluated(workdir, tmp_path / "loss.json", "--metrics", "validation_loss")
+    run, data = load_run(str(workdir)), splits(str(workdir))
+    images, labels = data.images["holdout"], data.labels["holdout"]
+    levels = {
+        name: [level.loss for level in loss_per_level(run, images, given)]
+        for name, given in (("right", labels), ("none", None), ("wrong", (labels + 1) % 7))
+    }
+    loss = found["metrics"]["validation loss per noise level"]["loss"]
+    np.testing.assert_allclose(loss, levels["right"], rtol=1e-5)
+    assert not np.allclose(loss, levels["none"]) and not np.allclose(loss, levels["wrong"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--label", "vna"], "did you mean van?"),
+        (["--label", "7"], "expected a number of 0 to 6"),
+        (["--label", "van", "--samples", "x.npz"], "--label"),
+        (["--label", "van", "--reference", "holdout"], "fewer than 4 images of --label van"),
+    ],
+)
+def test_mistakes_with_labels_in_evaluate(trained, flags, message):
+    assert_mistake(tiny.command("evaluate", "--workdir", trained[0], "--num", 4, *flags), message)
 
 
 def test_the_exported_sampler_takes_labels(trained, tmp_path):
