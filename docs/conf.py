@@ -22,6 +22,8 @@ extensions = [
 exclude_patterns = ["_build", "jupyter_execute", "solvers/table.md"]
 
 html_theme = "sphinx_book_theme"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = "jaxddim"
 html_theme_options = {"show_toc_level": 2, "use_download_button": False, "home_page_in_toc": True}
 
