@@ -96,7 +96,7 @@ def demo() -> Config:
 
 
 def cars64() -> Config:
-    """One to three hours on two processor cores: a UNet at 64x64, for rendered cars or a folder.
+    """One or two hours on two processor cores: a UNet at 64x64, for rendered cars or a folder.
 
     python -m experiments.train --workdir runs/cars64 --config cars64
     For pictures of your own add --data.source folder --data.path DIR.
