@@ -12,20 +12,12 @@ from typing import Any
 
 from jaxddim import discrete, likelihood
 from jaxddim.cpu.runtime import compiled, compiler_options, keep_memory
+from jaxddim.denoisers import as_denoiser, clip, threshold
 from jaxddim.forward import q_forward, q_posterior, q_sample, q_step
 from jaxddim.grids import timesteps
 from jaxddim.guidance import as_guided_denoiser, classifier_guide, guide
 from jaxddim.ideal import Moments, exact_denoiser, gaussian_error, gaussian_x0, moments
-from jaxddim.predictions import (
-    as_denoiser,
-    clip,
-    from_eps,
-    from_score,
-    from_v,
-    from_x0,
-    target,
-    threshold,
-)
+from jaxddim.predictions import from_eps, from_score, from_v, from_x0, target
 from jaxddim.sampling.conditioning import safe_fraction
 from jaxddim.sampling.editing import inpaint, sdedit
 from jaxddim.sampling.heun import heun

@@ -1,4 +1,4 @@
-"""The three types passed between the parts of the library, and the type of a denoiser.
+"""The types passed between the parts of the library.
 
 In the notation of the README, a noisy image is
 
@@ -10,7 +10,7 @@ into the Gaussian that the next image is drawn from; it does not draw.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -76,3 +76,30 @@ shape of x. Parameters, labels and guidance are closed over."""
 
 DenoiseFn = Callable[[jax.Array, jax.Array], Prediction]
 """``denoise_fn(x, t) -> Prediction``: x is [b, *d], t is int32, scalar or [b], in 0..T."""
+
+Kind = Literal["eps", "x0", "v", "score"]
+"""What a network predicts."""
+
+
+class Made(NamedTuple):
+    """What a denoiser was made with.
+
+    Attributes:
+      kind: what its network predicts.
+      clip_x0: whether x_0 is clipped.
+    """
+
+    kind: Kind
+    clip_x0: bool
+
+
+def made_with(denoise_fn: DenoiseFn) -> Made | None:
+    """The kind of network and the clipping of what `as_denoiser` made; None for other functions.
+
+    Example:
+      >>> import jaxddim
+      >>> made_with(jaxddim.as_denoiser(jaxddim.linear(), lambda x, index: 0 * x))
+      Made(kind='eps', clip_x0=True)
+    """
+    made = getattr(denoise_fn, "made", None)
+    return made if isinstance(made, Made) else None

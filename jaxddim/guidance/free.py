@@ -18,8 +18,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxddim.numerics import number
-from jaxddim.predictions import made_with
-from jaxddim.types import DenoiseFn, Prediction
+from jaxddim.types import DenoiseFn, Prediction, made_with
 
 Interval = tuple[int, int]
 Pairs = Callable[[], tuple[Prediction, Prediction]]

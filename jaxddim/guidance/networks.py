@@ -8,10 +8,10 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxddim import checks
+from jaxddim.denoisers import as_denoiser, clip
 from jaxddim.guidance.free import Interval, guidance, spread
-from jaxddim.predictions import Kind, Made, as_denoiser, clip
 from jaxddim.schedules import Schedule
-from jaxddim.types import DenoiseFn, Prediction
+from jaxddim.types import DenoiseFn, Kind, Made, Prediction
 
 
 def as_guided_denoiser(

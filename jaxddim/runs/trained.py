@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxddim.denoisers import as_denoiser, threshold
 from jaxddim.guidance.networks import as_guided_denoiser
-from jaxddim.predictions import as_denoiser, threshold
 from jaxddim.runs.config import Classes, Clip, Config
 from jaxddim.schedules import Schedule
 from jaxddim.types import DenoiseFn, Prediction

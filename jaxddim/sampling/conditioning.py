@@ -23,9 +23,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxddim import checks
-from jaxddim.predictions import Kind, check_kind, made_with
+from jaxddim.predictions import check_kind
 from jaxddim.schedules import Schedule
-from jaxddim.types import DenoiseFn
+from jaxddim.types import DenoiseFn, Kind, made_with
 
 SAFE, WARNED = 2.0, 10.0
 """The largest g of the grids that `safe_fraction` gives, and the largest without a warning."""

@@ -25,13 +25,12 @@ import numpy as np
 
 from jaxddim import checks
 from jaxddim.numerics import images, whole_number
-from jaxddim.predictions import made_with
 from jaxddim.sampling.conditioning import warn_of_clipping, warn_of_errors
 from jaxddim.sampling.loop import integrate
 from jaxddim.sampling.solver import Solver, StepFn
 from jaxddim.sampling.steps import ddim_step
 from jaxddim.schedules import Schedule
-from jaxddim.types import DenoiseFn, Gaussian, Prediction
+from jaxddim.types import DenoiseFn, Gaussian, Prediction, made_with
 
 SMALLEST_COS = 0.5
 """Lower bound on cos(delta) when refining, so that large steps, as with S = 1, stay finite."""

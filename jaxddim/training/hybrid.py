@@ -15,14 +15,15 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxddim import checks
+from jaxddim.denoisers import halves
 from jaxddim.forward import q_posterior, q_sample
 from jaxddim.likelihood.bound import discretized_log_prob, kl
 from jaxddim.numerics import images, number
-from jaxddim.predictions import FROM, Kind, check_kind, halves
+from jaxddim.predictions import FROM, check_kind
 from jaxddim.sampling.learned import decoder_std, learned_step
 from jaxddim.schedules import Schedule
 from jaxddim.training.losses import Norm, Weighting, diffusion_loss
-from jaxddim.types import Gaussian, LearnedPrediction
+from jaxddim.types import Gaussian, Kind, LearnedPrediction
 
 
 def hybrid_loss(

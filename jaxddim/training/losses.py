@@ -19,8 +19,9 @@ from jax.typing import ArrayLike
 
 from jaxddim import checks
 from jaxddim.numerics import images, number
-from jaxddim.predictions import Kind, check_kind, target
+from jaxddim.predictions import check_kind, target
 from jaxddim.schedules import Schedule
+from jaxddim.types import Kind
 
 Norm = Literal["l1", "l2", "huber"]
 Weighting = Callable[[jax.Array], jax.Array]

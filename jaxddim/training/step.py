@@ -27,11 +27,12 @@ from jaxddim import checks
 from jaxddim.cpu.spread import sum_all
 from jaxddim.forward import q_sample
 from jaxddim.numerics import images, number
-from jaxddim.predictions import Kind, check_kind
+from jaxddim.predictions import check_kind
 from jaxddim.schedules import Schedule
 from jaxddim.training import averages, levels
 from jaxddim.training.losses import Norm, Weighting, diffusion_loss
 from jaxddim.training.state import EMA, TrainState, check_optimizer
+from jaxddim.types import Kind
 
 ApplyFn = Callable[..., Any]
 """``apply(variables, x, index, *, train, mutable, rngs) -> (output, updates)``, as Flax's."""
