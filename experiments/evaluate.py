@@ -22,7 +22,7 @@ import numpy as np
 from experiments.data import cache
 from experiments.evaluation import classes, files, images, references
 from experiments.evaluation.features import loading
-from experiments.evaluation.metrics import DEFAULT, METRICS, Subject
+from experiments.evaluation.metrics import DEFAULT, FEWEST, METRICS, Subject
 from experiments.terminal import checks, cli
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import located, save_json, to_json
@@ -37,7 +37,6 @@ from jaxddim.runs.trained import Trained
 NUM = 2000
 OTHER = "other"
 """The name of a reference that is not of the run."""
-FEWEST = 4  # images: enough for a third nearest neighbour and for two blocks of KID
 OTHER_NAMES = {
     "fid": "frechet with --network inception",
     "fd": "frechet",
@@ -154,8 +153,7 @@ def evaluate(config: EvaluateConfig) -> None:
                 results |= METRICS[name].measure(subject)
         if labels is not None and config.label == methods.ALL:
             with stage("comparing class by class"), subject.timed("by class"):
-                names = class_names(run)
-                results |= classes.by_class(subject, labels, names, config.metrics)
+                results |= classes.by_class(subject, labels, run.class_names, config.metrics)
         subject.seconds["total"] = time.perf_counter() - began
         subject.notes[:0] = notes
         record = describe(config, subject, grid, results, out)
@@ -201,13 +199,6 @@ def labels_drawn(config: EvaluateConfig, run: Trained) -> np.ndarray | None:
         return None
     index = jnp.arange(NUM if config.num is None else config.num)
     return np.asarray(label_of(new_key(config.seed), index))
-
-
-def class_names(run: Trained) -> tuple[str, ...]:
-    """The names of a run's classes; their numbers where the names are not known."""
-    if run.classes:
-        return run.classes.names
-    return tuple(map(str, range(run.config.model.num_classes or 0)))
 
 
 def read(config: EvaluateConfig, run: Trained, notes: list[str]) -> np.ndarray:

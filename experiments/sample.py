@@ -133,8 +133,7 @@ def write(out: Path, batches: Iterator[np.ndarray], classes: int | None = None) 
                 columns = None
                 if classes and len(images) % classes == 0:
                     columns = len(images) // classes
-                    images = images.reshape(columns, classes, *images.shape[1:]).swapaxes(0, 1)
-                    images = images.reshape(-1, *images.shape[2:])
+                    images = pictures.by_class(images, classes)
                 pictures.save_png(out, pictures.grid(images, columns), pictures.zoom(images))
             else:
                 pictures.save_npz(out, images)

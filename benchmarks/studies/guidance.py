@@ -20,6 +20,7 @@ from experiments.evaluation import kid
 from experiments.evaluation.features import loading, networks
 from experiments.evaluation.frechet import frechet, statistics
 from experiments.evaluation.images import splits
+from experiments.evaluation.references import reference
 from experiments.terminal import checks, cli, pictures
 from experiments.terminal.errors import UserError
 from experiments.terminal.files import located, save_json, save_text
@@ -100,12 +101,12 @@ def measure(config: GuidanceConfig) -> None:
         raise UserError(f"{config.workdir} has not learned labels: train a run with --model.labels")
     names, network = run.classes.names, loading.load("efficientnet-lite0")
     data = splits(config.workdir)
-    real = {name: networks.features(network, data.images[name]) for name in ("train", "holdout")}
-    known = data.labels["train"] >= 0
-    predict = classifier(real["train"][known], data.labels["train"][known], len(names))
-    right = predict(real["holdout"])[data.labels["holdout"] >= 0]
-    held_out = float(np.mean(right == data.labels["holdout"][data.labels["holdout"] >= 0]))
-    reference, found, drawn = statistics(real["train"]), {}, []
+    train, holdout = (reference(network, data, split) for split in ("train", "holdout"))
+    labels = data.labels["train"]
+    predict = classifier(train.features[labels >= 0], labels[labels >= 0], len(names))
+    labels = data.labels["holdout"]
+    held_out = float(np.mean((predict(holdout.features) == labels)[labels >= 0]))
+    found, drawn = {}, []
     labels = np.arange(config.num * len(names)) % len(names)
     for strength in config.guidance:
         with stage(f"guidance {strength:g}", wait=True):
@@ -117,8 +118,8 @@ def measure(config: GuidanceConfig) -> None:
         found[f"{strength:g}"] = {
             "agreement": float(agrees.mean()),
             "by class": {name: float(agrees[labels == i].mean()) for i, name in enumerate(names)},
-            "FD": frechet(statistics(features), reference).distance,
-            "KID": kid.kid(features, real["train"], seed=config.seed).mean,
+            "FD": frechet(statistics(features), train.statistics).distance,
+            "KID": kid.kid(features, train.features, seed=config.seed).mean,
         }
         drawn.append(images)
     record = {
@@ -130,18 +131,15 @@ def measure(config: GuidanceConfig) -> None:
     }
     save_json(out / "results.json", record)
     save_text(out / "table.md", table(record))
-    pictures.save_png(out / "grid.png", grid(drawn, len(names)), pictures.zoom(drawn[0]) or 1)
+    pictures.save_png(out / "grid.png", grid(drawn, len(names)), pictures.zoom(drawn[0]))
     print(table(record))
     print(f"{out}: results.json, table.md, grid.png; the rows are {', '.join(names)}")
 
 
 def grid(drawn: Sequence[np.ndarray], classes: int) -> np.ndarray:
     """A row a class, and of each strength its first images, which start from the same noise."""
-    blocks = [
-        pictures.grid(images[: COLUMNS * classes].reshape(COLUMNS, classes, *images.shape[1:])
-                      .swapaxes(0, 1).reshape(-1, *images.shape[1:]), COLUMNS)
-        for images in drawn
-    ]  # fmt: skip
+    firsts = (pictures.by_class(images[: COLUMNS * classes], classes) for images in drawn)
+    blocks = [pictures.grid(images, COLUMNS) for images in firsts]
     gap = np.full((len(blocks[0]), 8, blocks[0].shape[2]), 255, np.uint8)
     return np.concatenate([part for block in blocks for part in (block, gap)][:-1], 1)
 

@@ -4,6 +4,7 @@ A metric takes a `Subject` and returns named results for the record. Samples, fe
 references are computed once, when a metric first needs them.
 """
 
+import copy
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ from experiments.evaluation.frechet import Statistics, frechet, statistics
 from experiments.terminal.progress import stage
 from jaxddim.runs.trained import Trained
 
+FEWEST = 4
+"""Images: enough for a third nearest neighbour and for two blocks of KID."""
 NEIGHBOURS = 5
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
@@ -101,6 +104,20 @@ class Subject:
             with self.timed("features of reference"):
                 self._references[split] = references.reference(self.network, self.splits, split)
         return self._references[split]
+
+    def narrowed(self, samples: np.ndarray, real: np.ndarray) -> "Subject":
+        """Some samples and reference images, for metrics that compare their features.
+
+        Args:
+          samples, real: which of them, boolean [n]. What is noted of them is not of the whole.
+        """
+        part, whole = copy.copy(self), self.reference()
+        chosen = whole.features[real]
+        part.notes, part.features = [], self.features[samples]
+        part.statistics = statistics(part.features)
+        found = references.Reference(chosen, statistics(chosen), whole.recipe)
+        part._references = {self.split: found}
+        return part
 
     def file(self, name: str) -> Path:
         """The path of a picture, which is added to `files`."""

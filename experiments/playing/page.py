@@ -183,7 +183,7 @@ def told_to_the_user() -> Iterator[None]:
 def _inputs(engine: Engine) -> list[Any]:
     """A component for each of the settings, in the order of NAMES."""
     labels = engine.run.config.model.num_classes
-    names = engine.run.classes.names if engine.run.classes else tuple(map(str, range(labels or 0)))
+    names = engine.run.class_names
     low, high = BOUNDS["guidance"]
     usual = Settings()
     return [

@@ -31,6 +31,17 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2) -> np.nda
     return picture[: rows * (h + gap) - gap, : columns * (w + gap) - gap]
 
 
+def by_class(images: np.ndarray, classes: int) -> np.ndarray:
+    """Images [n, h, w, c] of all classes by turns, in the order of their classes.
+
+    Example:
+      >>> by_class(np.arange(6).reshape(6, 1, 1, 1), 3).ravel().tolist()
+      [0, 3, 1, 4, 2, 5]
+    """
+    turns = images.reshape(-1, classes, *images.shape[1:])
+    return turns.swapaxes(0, 1).reshape(images.shape)
+
+
 def zoom(images: Any) -> int:
     """How much a picture of images [n, h, w, c] is enlarged: to about 96 pixels an image."""
     return max(1, 96 // max(images.shape[1:3]))

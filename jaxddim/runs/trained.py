@@ -36,6 +36,13 @@ class Trained:
     clip: Clip = "rederive"
     classes: Classes | None = None
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, their numbers where no names are known, or none."""
+        if self.classes is not None:
+            return self.classes.names
+        return tuple(map(str, range(self.config.model.num_classes or 0)))
+
     def denoiser(
         self,
         variables: Any = None,

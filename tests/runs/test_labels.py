@@ -190,9 +190,7 @@ def test_each_class_is_compared_with_its_own_images(trained, tmp_path):
     alone = evaluated(workdir, tmp_path / "one.json", "--num", 8, "--label", name, *FEATURES)
     assert alone["reference"]["num"] == counts[name]
     assert alone["sampler"]["label"] == name and "by class" not in alone["metrics"]
-    label = "FD (EfficientNet-Lite0)"
-    assert {label, "KID (EfficientNet-Lite0)", "recall (EfficientNet-Lite0)"} < set(found[name])
-    assert 0.2 < found[name][label] / alone["metrics"][label]["value"] < 5
+    assert set(alone["metrics"]) == set(found[name]) - {"num_samples", "num_reference"}
 
 
 def test_the_distance_of_a_class_is_that_of_its_samples_alone(trained, tmp_path):
@@ -211,7 +209,7 @@ def test_the_distance_of_a_class_is_that_of_its_samples_alone(trained, tmp_path)
     assert told.code == 0, told
     alone = json.loads((tmp_path / "b.json").read_text())["metrics"]["FD (EfficientNet-Lite0)"]
     assert alone["num_samples"] == 4 and alone["num_reference"] == run.classes.counts[number]
-    assert found["FD (EfficientNet-Lite0)"] == pytest.approx(alone["value"], rel=1e-4)
+    assert found["FD (EfficientNet-Lite0)"]["value"] == pytest.approx(alone["value"], rel=1e-4)
 
 
 def test_the_loss_by_level_is_that_of_the_images_labels(trained, tmp_path):
@@ -233,7 +231,7 @@ def test_the_loss_by_level_is_that_of_the_images_labels(trained, tmp_path):
     [
         (["--label", "vna"], "did you mean van?"),
         (["--label", "7"], "expected a number of 0 to 6"),
-        (["--label", "van", "--samples", "x.npz"], "--label"),
+        (["--label", "van", "--samples", "x.npz"], "--samples"),
         (["--label", "van", "--reference", "holdout"], "fewer than 4 images of --label van"),
     ],
 )
