@@ -19,7 +19,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx-mathjax-offline",
 ]
-exclude_patterns = ["_build", "jupyter_execute", "solvers/table.md", "guidance/table.md"]
+exclude_patterns = ["_build", "jupyter_execute", "*/table.md"]
 
 html_theme = "sphinx_book_theme"
 html_static_path = ["_static"]

@@ -7,13 +7,12 @@ describes. SIZE is the image size, STEPS the number of DDIM steps.
 import sys
 
 from benchmarks.contenders.ours import Jax
-from benchmarks.contenders.pytorch import Torch
+from benchmarks.contenders.pytorch import NAMES, Torch
 from benchmarks.processes import serve
 
 
 def main(name: str, network: str, batch: str, weights: str, size: str = "0", steps: str = "50"):
-    torch = name in ("eager", "channels_last", "compile", "autocast", "autocast_compile")
-    kind = Torch if torch else Jax
+    kind = Torch if name in NAMES else Jax
     serve(kind(name, network, int(batch), weights, int(size) or None, int(steps)))
 
 

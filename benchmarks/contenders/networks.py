@@ -35,12 +35,20 @@ def inputs(network: str, batch: int, size: int | None = None) -> tuple[np.ndarra
     return images, rng.integers(0, 1000, batch).astype(np.int32)
 
 
-def jax_network(network: str, dtype: str = "float32", **options: Any) -> Any:
+def unet_options(network: str, size: int | None = None) -> dict[str, Any]:
+    """A UNet's options; at another size than its own attention is at the same levels."""
+    options, own = UNETS[network], NETWORKS[network][1]
+    return options | {"attention": tuple(a * (size or own) // own for a in options["attention"])}
+
+
+def jax_network(
+    network: str, dtype: str = "float32", size: int | None = None, **options: Any
+) -> Any:
     import jaxddim.models
 
     if network == "simple":
         return jaxddim.models.SimpleUNet(channels=CHANNELS, dtype=dtype, **options)
-    return jaxddim.models.UNet(**UNETS[network] | options, dtype=dtype)
+    return jaxddim.models.UNet(**unet_options(network, size) | options, dtype=dtype)
 
 
 def save_weights(network: str, path: str) -> None:

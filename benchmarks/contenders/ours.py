@@ -38,9 +38,7 @@ class Jax:
             self.patch = functools.partial(mock.patch.object, forms, "FORMS", (forms.PLAIN,))
         dtype = "bfloat16" if name == "bfloat16" else "float32"
         options: dict[str, Any] = {"remat": True} if name == "remat" else {}
-        if size and network == "unet":
-            options["attention"] = (size // 2,)  # the same layers at every size
-        self.model = jax_network(network, dtype, **options)
+        self.model = jax_network(network, dtype, size, **options)
         images, index = inputs(network, batch, size)
         self.images, self.index = jnp.asarray(images), jnp.asarray(index)
         flat = dict(np.load(weights))

@@ -9,9 +9,11 @@ from benchmarks.contenders.networks import (
     EMA,
     LEARNING_RATE,
     NETWORKS,
-    UNETS,
     inputs,
+    unet_options,
 )
+
+NAMES = ("eager", "channels_last", "compile", "autocast", "autocast_compile")
 
 
 class Torch:
@@ -31,16 +33,14 @@ class Torch:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         torch.manual_seed(0)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as JAX's default
-        torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+        if self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32, as JAX's default
+            torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
         size = size or NETWORKS[network][1]
         if network == "simple":
             model = torch_networks.SimpleUNet(CHANNELS)
         else:
-            options = dict(UNETS[network])
-            if size != NETWORKS[network][1]:
-                options["attention"] = (size // 2,)  # the same layers at every size
-            model = torch_networks.UNet(**options, size=size)
+            model = torch_networks.UNet(**unet_options(network, size), size=size)
         torch_networks.copy_weights(model, dict(np.load(weights)))
         model = model.to(self.device)
         images, index = inputs(network, batch, size)

@@ -1,9 +1,9 @@
-"""python -m benchmarks.studies.card [--network cars_unet] [--batch 128]: a training step on a GPU.
+"""python -m benchmarks.studies.gpu [--network cars_unet] [--batch 128]: a training step on a GPU.
 
 In bfloat16 this project, PyTorch as it comes and torch.compile train the same network on the same
-card, by turns, and a large matrix product says what the card can do. Each contender's line is
-printed as soon as it has compiled, so that a lease that ends early leaves the first ones. Writes
-results.json.
+GPU, by turns, and a large matrix product says what the GPU can do. A contender's line is printed as
+soon as it has compiled, so something is known when the machine is taken away early. Writes
+results.json. Without a GPU it measures the processor.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from experiments.terminal.files import located, save_json
 
 
 @dataclass(frozen=True)
-class CardConfig:
-    """Measure training steps in bfloat16 against PyTorch's and the card's own rate."""
+class GpuConfig:
+    """Measure training steps in bfloat16 against PyTorch's and the GPU's own rate."""
 
     network: Literal["cars_unet", "cifar10", "unet"] = "cars_unet"
     """Which UNet."""
@@ -42,11 +42,11 @@ class CardConfig:
     """Turns of each."""
     product: int = 8192
     """Side of the matrices of the product."""
-    out: str = "build/card"
+    out: str = "build/gpu"
     """Folder for results.json."""
 
 
-def main(config: CardConfig) -> None:
+def main(config: GpuConfig) -> None:
     """Measures, and prints as it goes."""
     if min(config.batch, config.steps, config.rounds, config.product) < 1:
         raise UserError("batch, steps, rounds and product must be positive")
@@ -58,14 +58,14 @@ def main(config: CardConfig) -> None:
     weights = out / f"{config.network}.npz"
     elsewhere(save_weights, config.network, str(weights))
     with contextlib.ExitStack() as stack:
-        runners: dict[str, tuple[Process, str, int]] = {}
-        for name, runner, op, repeats, first in started(config, weights, stack):
-            runners[name] = runner, op, repeats
-            print(line(config, name, runner.ask(op, repeats)["seconds"], step_flops, first))
+        runners: dict[str, tuple[Process, str]] = {}
+        for name, runner, op, first in started(config, weights, stack):
+            runners[name] = runner, op
+            print(line(config, name, runner.ask(op, config.steps)["seconds"], step_flops, first))
         seconds: dict[str, list[float]] = {name: [] for name in runners}
         for _ in range(config.rounds):
-            for name, (runner, op, repeats) in runners.items():
-                seconds[name].append(runner.ask(op, repeats)["seconds"])
+            for name, (runner, op) in runners.items():
+                seconds[name].append(runner.ask(op, config.steps)["seconds"])
     weights.unlink()
     print(f"medians of {config.rounds} turns, with quartiles:")
     for name, values in seconds.items():
@@ -75,9 +75,9 @@ def main(config: CardConfig) -> None:
 
 
 def started(
-    config: CardConfig, weights: Path, stack: contextlib.ExitStack
-) -> Iterator[tuple[str, Process, str, int, float]]:
-    """Each contender that works: name, process, method, calls a turn, seconds until the first."""
+    config: GpuConfig, weights: Path, stack: contextlib.ExitStack
+) -> Iterator[tuple[str, Process, str, float]]:
+    """Each contender that works: name, process, method, seconds until its first call was done."""
     product = ("product", "benchmarks.products", ("bfloat16", config.product))
     rest = (config.network, config.batch, weights)
     trainers = [("train", "benchmarks.contenders", (name, *rest)) for name in config.contenders]
@@ -90,11 +90,11 @@ def started(
         except Died as death:
             print(f"{NAMES.get(name, name)} was left out: {death}", flush=True)
             continue
-        yield name, runner, op, config.steps, (runner.start_seconds or 0.0) + first
+        yield name, runner, op, (runner.start_seconds or 0.0) + first
 
 
 def line(
-    config: CardConfig, name: str, seconds: float, step_flops: float, first: float | None = None
+    config: GpuConfig, name: str, seconds: float, step_flops: float, first: float | None = None
 ) -> str:
     """What one contender did, in words."""
     product = name == "product"
@@ -106,4 +106,4 @@ def line(
 
 
 if __name__ == "__main__":
-    cli.run(main, CardConfig, computes=False)
+    cli.run(main, GpuConfig, computes=False)

@@ -1,16 +1,16 @@
-"""benchmarks.studies.card, on the processor that there is."""
+"""benchmarks.studies.gpu, on the processor that there is."""
 
 import json
 
 import pytest
 
 from benchmarks.machine import installed
-from benchmarks.studies import card
+from benchmarks.studies import gpu
 from experiments.terminal.errors import UserError
 
 
 def test_each_contender_is_named_and_timed_or_says_why_not(tmp_path, capfd):
-    config = card.CardConfig(
+    config = gpu.GpuConfig(
         network="unet",
         batch=1,
         contenders=("bfloat16", "autocast"),
@@ -19,7 +19,7 @@ def test_each_contender_is_named_and_timed_or_says_why_not(tmp_path, capfd):
         product=64,
         out=str(tmp_path),
     )
-    card.main(config)
+    gpu.main(config)
     printed = capfd.readouterr().out
     found = json.loads((tmp_path / "results.json").read_text())
     there = {"product", "bfloat16"} | ({"autocast"} if installed("torch") else set())
@@ -33,4 +33,4 @@ def test_each_contender_is_named_and_timed_or_says_why_not(tmp_path, capfd):
 
 def test_a_number_below_one_is_refused(tmp_path):
     with pytest.raises(UserError, match="must be positive"):
-        card.main(card.CardConfig(rounds=0, out=str(tmp_path)))
+        gpu.main(gpu.GpuConfig(rounds=0, out=str(tmp_path)))
