@@ -76,7 +76,10 @@ def run(
                 code = _fail(f"{place} cannot be written ({error.strerror}): free some space there")
                 processes.leave(code)
             elif processes.joined():
-                traceback.print_exc()
+                if processes.lost(error):
+                    _fail(f"another process of this run was lost ({error})")
+                else:
+                    traceback.print_exc()
                 code = 1
                 processes.leave(code)
             else:

@@ -8,6 +8,7 @@ process beside it does that, with the last words that it was given.
 
 import contextlib
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -42,6 +43,7 @@ if text:
     last = os.path.join(folder, str(max(steps))) if steps else "none was saved"
     sys.stderr.write(text.replace("CHECKPOINT", last) + "\\n")
 """
+_LOST = "(closed|reset) by peer|socket closed|broken pipe|coordination service|barrier|ncclRemote"
 _witness: subprocess.Popen[str] | None = None
 
 
@@ -120,6 +122,18 @@ def last_words(text: str, folder: str | os.PathLike[str] = "") -> None:
     if _witness is not None and _witness.stdin is not None:
         _witness.stdin.write(" ".join(text.split()) + f"\t{os.fspath(folder)}\n")
         _witness.stdin.flush()
+
+
+def lost(error: Exception) -> bool:
+    """Whether an error says that another process cannot be reached any more.
+
+    Example:
+      >>> lost(ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer [127.0.0.1]"))
+      True
+      >>> lost(ValueError("the image is damaged"))
+      False
+    """
+    return bool(re.search(_LOST, str(error), re.IGNORECASE))
 
 
 def end() -> None:

@@ -8,7 +8,9 @@ The fork sends itself these signals at the COUNT-th call of TARGET, "module:name
 it, or half through the file that it writes; or this call and all later ones say that the disk is
 full ("full"). "run" is Python that runs there instead. With "seconds" it is killed after that time,
 "size" limits its files in bytes, and "bound" has root obey the permissions of files as others do.
-The answer on stdout is its exit status.
+With "port" two processes of a run are forked, which meet there; the trap is in number "who", and
+soon after its end the other one is killed, as a cluster does. The answer on stdout is the exit
+status.
 """
 
 import ctypes
@@ -25,6 +27,8 @@ import time
 import traceback
 from typing import Any
 
+from experiments.terminal.processes import VARIABLES
+
 IMPORTED = (
     "experiments.train",
     "experiments.evaluate",
@@ -39,6 +43,8 @@ IMPORTED = (
 
 PATIENCE, HANGS = 300.0, 999
 """Seconds after which a command hangs, and the exit status of one that does."""
+GRACE = 1.0
+"""Seconds in which a process ends by itself after the other one."""
 
 
 def half(write: Any, send: Any, *arguments: Any, **options: Any) -> None:
@@ -104,8 +110,12 @@ def obey_permissions() -> None:
         sets[0] &= ~0b1110
 
 
-def serve(request: dict[str, Any]) -> None:
+def serve(request: dict[str, Any], index: int) -> None:
     """In the fork: runs the command as a user would, with its output in a file."""
+    if "port" in request:
+        address = f"127.0.0.1:{request['port']}"
+        os.environ |= dict(zip(VARIABLES, (address, "2", str(index)), strict=True))
+        os.environ["JAX_COORDINATOR_BIND_ADDRESS"] = address
     out = os.open(request["out"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
@@ -116,7 +126,7 @@ def serve(request: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["size"],) * 2)
     if "bound" in request:
         obey_permissions()
-    if "trap" in request:
+    if "trap" in request and index == request.get("who", 0):
         sent = [] if "run" in request else request.get("signals", [signal.SIGKILL])
         set_trap(sent, request.get("run", ""), *request["trap"])
     sys.modules.pop(f"experiments.{request['name']}", None)
@@ -149,7 +159,11 @@ if __name__ == "__main__":
         importlib.import_module(name)
     for line in sys.stdin:
         request = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            serve(request)
-        print(ended(child, request.get("seconds", PATIENCE)), flush=True)
+        children = []
+        for index in range(2 if "port" in request else 1):
+            children.append(os.fork())
+            if children[-1] == 0:
+                serve(request, index)
+        code = ended(children.pop(request.get("who", 0)), request.get("seconds", PATIENCE))
+        others = [ended(child, GRACE if code else PATIENCE) for child in children]
+        print(code or max(others, default=0), flush=True)
