@@ -27,7 +27,7 @@ from jaxddim.weights.imported import Imported
 
 
 def check(config: Any) -> None:
-    """Prints the largest differences, and writes both grids to --out if that is given.
+    """Prints the largest differences, and writes the images to --out, a row a set, if it is given.
 
     Raises:
       UserError: for weights that cannot be read, steps that do not divide T, or an --out that is no
@@ -47,17 +47,17 @@ def check(config: Any) -> None:
     shape = (config.num, height, width, channels)
     noise = np.asarray(jax.random.normal(jax.random.key(0), shape))
     there = peer(config, setup, found)
-    grids = []
+    rows = []
     for clip in (False, True):
         with stage(f"drawing here, {NAMES[clip]}", wait=True):
             ours = here(setup, found, noise, config.steps, clip)
-        grids.append(ours)
+        rows.append(ours)
         if there is None:
             print(f"here, {NAMES[clip]}: values in {ours.min():.3f} to {ours.max():.3f}")
             continue
         with stage(f"drawing with diffusers, {NAMES[clip]}", wait=True):
             theirs = diffusers_images(there, noise, config.steps, clip)
-        grids.append(theirs)
+        rows.append(theirs)
         largest = np.abs(ours - theirs).max()
         print(
             f"{NAMES[clip]}: {config.num} images after {config.steps} steps differ by at most "
@@ -73,10 +73,10 @@ def check(config: Any) -> None:
             )
         )
     if config.out:
-        images = [np.clip(np.round((grid + 1) * 127.5), 0, 255).astype(np.uint8) for grid in grids]
-        rows = [pictures.grid(part) for part in images]
-        pictures.save_png(located(config.out), np.concatenate(rows), pictures.zoom(images[0]))
-        print(f"{config.out}: " + "; ".join(ROWS[: len(rows)] if there else ROWS[::2]))
+        images = np.clip(np.round((np.concatenate(rows) + 1) * 127.5), 0, 255).astype(np.uint8)
+        picture = pictures.grid(images, columns=config.num)
+        pictures.save_png(located(config.out), picture, pictures.zoom(images))
+        print(f"{config.out}, row by row: " + "; ".join(ROWS if there else ROWS[::2]))
 
 
 NAMES = {False: "without clipping", True: "with clipping"}
