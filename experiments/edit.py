@@ -164,7 +164,7 @@ def inpainter(config: EditConfig, run: Trained, shape: tuple[int, ...]) -> tuple
     white = read("--mask", path, (shape[0], shape[1], 1)) >= 128
     if not white.any():
         raise UserError(f"--mask {path} has no white part, so nothing would be drawn")
-    step: Any = methods.stepper(config)
+    step: Any = methods.stepper(config, run.config.diffusion)
 
     def make(key: jax.Array, fn: Any, x0: jax.Array, *, first_index: jax.Array) -> jax.Array:
         return jaxddim.inpaint(
@@ -187,7 +187,7 @@ def redrawer(config: EditConfig, run: Trained, shape: tuple[int, ...]) -> tuple[
         )  # fmt: skip
 
     def make(key: jax.Array, fn: Any, x0: jax.Array, *, first_index: jax.Array) -> jax.Array:
-        step = methods.stepper(config)
+        step = methods.stepper(config, run.config.diffusion)
         return jaxddim.sdedit(key, fn, schedule, grid, x0, step=step, first_index=first_index)
 
     return make, f"drawn from t = {int(grid[0])}", methods.evaluations(config)

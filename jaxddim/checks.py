@@ -218,8 +218,8 @@ def output(value: Any, shape: tuple[int, ...], what: str = "the network's output
         hint = ": the batch axis is missing"
     elif len(shape) > 2 and value.shape == (*shape[:-1], 2 * shape[-1]):
         hint = (
-            ": for a network that predicts variances too, give as_denoiser learned_variance=True, "
-            "or pass on the first half of its channels"
+            ": for a network that predicts variances too, give as_denoiser learned_variance=True "
+            "or train_step vlb=0.001, or pass on the first half of its channels"
         )
     else:
         hint = ""

@@ -47,9 +47,10 @@ def exported(
     Returns:
       The function, to be serialised.
     Raises:
-      RunError: for an impossible time grid.
+      RunError: for an impossible time grid, or a variance that there is not.
     """
-    shape, grid, step = run.config.data.shape, time_grid(config, run.schedule), stepper(config)
+    grid, step = time_grid(config, run.schedule), stepper(config, run.config.diffusion)
+    shape = run.config.data.shape
 
     def images(variables: Any, keys: jax.Array, x_T: jax.Array, *label: jax.Array) -> jax.Array:
         given: Any = {"label": label[0], "guidance": config.guidance} if label else {}

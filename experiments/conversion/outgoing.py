@@ -73,6 +73,7 @@ def official_list(setup: Setup, state: TrainState) -> list[Any]:
     for name, value in official.FIXED.items():
         _only(getattr(model, name), value, f"--model.{name.replace('_', '-')}")
     _only(setup.config.diffusion.precondition, "none", "--diffusion.precondition")
+    _only(setup.config.diffusion.variance, "fixed", "--diffusion.variance")
     _only(setup.config.diffusion.kind, "eps", "--diffusion.kind")
     last, averaged = (variables(state, weights) for weights in ("raw", "ema"))
     rate = setup.config.optim.learning_rate
@@ -88,6 +89,7 @@ def seed_dictionary(setup: Setup, state: TrainState) -> dict[str, Any]:
     config = setup.config
     _only(config.model.name, "simple_unet", "--model.name")
     _only(config.diffusion.precondition, "none", "--diffusion.precondition")
+    _only(config.diffusion.variance, "fixed", "--diffusion.variance")
     images = (record.read(config.workdir) or {}).get("data", {}).get("num_images")
     epoch = int(state.step) * config.train.batch_size // images if images else 0
     rate = config.optim.learning_rate

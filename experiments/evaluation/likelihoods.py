@@ -27,7 +27,7 @@ ChunkFn = Callable[[Any, jax.Array, jax.Array], Any]
 
 
 def bound(run: Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
-    """The terms of the variational bound over all T steps, for both variances.
+    """The terms of the variational bound over all T steps, for each variance that there is.
 
     The model is the one used for sampling, with x_0 clipped, as by the DDPM authors.
 
@@ -40,8 +40,11 @@ def bound(run: Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
     """
     grid = jaxddim.timesteps(run.schedule.num_steps, run.schedule.num_steps)
 
+    learned = run.config.diffusion.learned_variance
+
     def bits(variance: Any) -> ChunkFn:
         step = functools.partial(jaxddim.ddpm_step, variance=variance)
+        step = jaxddim.learned_step if variance == "learned" else step
 
         def of_chunk(variables: Any, first: jax.Array, x0: jax.Array) -> Any:
             key = checks.new_key(seed)
@@ -63,7 +66,7 @@ def bound(run: Trained, images: np.ndarray, seed: int) -> dict[str, Any]:
             run, images, bits(variance)
         )
         | about
-        for variance in ("small", "large")
+        for variance in ("small", "large", "learned")[: 2 + learned]
     }
 
 

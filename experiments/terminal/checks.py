@@ -36,9 +36,9 @@ def check_step(config: DrawConfig) -> None:
         raise UserError(f"--guidance must be a number, got {config.guidance}")
     if config.eta and config.method != "ddim":
         raise UserError(f"--eta belongs to --method ddim; {INSTEAD_OF_ETA[config.method]}")
-    if config.variance == "large" and config.method != "ddpm":
+    if config.variance != "small" and config.method != "ddpm":
         instead = "; DDIM has --eta" if config.method == "ddim" else f", not to {config.method}"
-        raise UserError(f"--variance large belongs to --method ddpm{instead}")
+        raise UserError(f"--variance {config.variance} belongs to --method ddpm{instead}")
 
 
 def make_folder(folder: Path) -> None:

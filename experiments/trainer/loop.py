@@ -33,6 +33,8 @@ ENDED = (
     "The same command resumes, with any number of processes"
 )
 """The last words of a process when another one of the run ends."""
+VLB = 0.001
+"""The weight of the variational bound where the variance is learned (arXiv 2102.09672)."""
 
 
 def first_state(
@@ -181,6 +183,7 @@ def compiled_step(setup: Setup, mesh: Mesh) -> Callable[..., Any]:
         norm=config.diffusion.norm,
         weighting=setup.weighting,
         times=setup.times,
+        vlb=VLB if config.diffusion.learned_variance else None,
         accumulate=config.train.accumulate,
         null_label=config.model.num_classes if config.model.labels else None,
     )

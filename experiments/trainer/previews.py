@@ -47,6 +47,7 @@ def make_sampler(
             schedule,
             lambda x, index: model.apply(variables, x, index, **given),
             kind=config.diffusion.kind,
+            learned_variance=config.diffusion.learned_variance,
         )
         key = checks.new_key(config.seed)
         x_T = jnp.pad(jax.random.normal(key, shape, jnp.float32), padding)

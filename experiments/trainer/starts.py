@@ -22,6 +22,8 @@ from jaxddim.runs.opened import Run, load_run
 
 FREE = {"model.remat"}
 """Fields of the network in which both runs may differ."""
+SHAPING = ("data.image_size", "data.channels", "diffusion.variance")
+"""Fields outside of it that its layers depend on."""
 
 
 class Start(NamedTuple):
@@ -64,7 +66,7 @@ def chosen(config: Config, console: Console) -> Start | None:
     abstract = abstract_state(build(config))
     sizes = jax.tree.map(lambda leaf: leaf.shape, run.variables["params"])
     if sizes != jax.tree.map(lambda leaf: leaf.shape, abstract.params):
-        shapes = [name for name in names if name in ("data.image_size", "data.channels")]
+        shapes = [name for name in names if name in SHAPING]
         changes = ", ".join(f"{name} was {old[name]}, is {new[name]}" for name in shapes)
         raise RunError(
             f"--train.init-from {folder}: its network has other layers, as {changes}: give its "

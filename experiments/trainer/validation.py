@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 import jaxddim
+from jaxddim.denoisers import halves
 from jaxddim.runs.config import Config
 from jaxddim.training import Weighting, meshes
 
@@ -21,6 +22,7 @@ def make_losses(
 ) -> Callable[..., np.ndarray]:
     """``losses(variables, images, t, eps, labels=None) -> float32 [n]``, by default unweighted.
 
+    They are those of the mean, also for a network that predicts its variance.
     Images are uint8; the network gets as many at a time as in training, spread over the mesh, by
     default over all devices.
     """
@@ -31,6 +33,8 @@ def make_losses(
         x0, t, eps, *label = batch
         given = {"label": label[0]} if label else {}
         output = model.apply(variables, jaxddim.q_sample(schedule, x0, t, eps), t - 1, **given)
+        if config.diffusion.learned_variance:
+            output, _ = halves(output, x0.shape)
         kind, norm = config.diffusion.kind, config.diffusion.norm
         options = {"kind": kind, "norm": norm, "weighting": weighting}
         return jaxddim.diffusion_loss(schedule, output, x0, t, eps, **options)

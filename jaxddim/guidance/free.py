@@ -90,18 +90,17 @@ def guidance(
         def combined() -> Prediction:
             c, u = both()
             more = spread(jnp.asarray(scale) - 1, c.x0)
-            pair = Prediction(*(a + more * (a - b) for a, b in zip(c[:2], u[:2], strict=True)))
+            x0, eps = (a + more * (a - b) for a, b in zip(c[:2], u[:2], strict=True))
+            pair = c._replace(x0=x0, eps=eps)
             return pair if known and rescale == 0 else _rescaled(pair, c, u, rescale)
 
         if interval is None:
             return combined()
         low, high = interval
         inside = (low <= jnp.asarray(t)) & (jnp.asarray(t) <= high)
-        alone = lambda: Prediction(*one()[:2])  # noqa: E731
         if not inside.ndim:
-            return lax.cond(inside, combined, alone)
-        pairs = zip(combined(), alone(), strict=True)
-        return Prediction(*(jnp.where(spread(inside, a), a, b) for a, b in pairs))
+            return lax.cond(inside, combined, one)
+        return jax.tree.map(lambda a, b: jnp.where(spread(inside, a), a, b), combined(), one())
 
     return guided
 
@@ -118,7 +117,7 @@ def _rescaled(pair: Prediction, c: Prediction, u: Prediction, phi: Any) -> Predi
     change, of_eps = c.x0 - u.x0, c.eps - u.eps
     square = jnp.sum(change**2, axes, keepdims=True)
     ratio = -jnp.sum(change * of_eps, axes, keepdims=True) / jnp.where(square > 0, square, 1.0)
-    return Prediction(f * pair.x0, pair.eps + ratio * (1 - f) * pair.x0)
+    return pair._replace(x0=f * pair.x0, eps=pair.eps + ratio * (1 - f) * pair.x0)
 
 
 def spread(value: jax.Array, x: jax.Array) -> jax.Array:

@@ -25,6 +25,7 @@ def as_guided_denoiser(
     rescale: float = 0.0,
     kind: Kind = "eps",
     clip_x0: bool = True,
+    learned_variance: bool = False,
 ) -> DenoiseFn:
     """Classifier-free guidance with one class-conditional network, in one call of it.
 
@@ -37,7 +38,8 @@ def as_guided_denoiser(
       label: classes, int32, scalar or [b].
       null: the class of no class; num_classes for the networks of `jaxddim.models`.
       scale, interval, rescale: as for `guide`.
-      kind, clip_x0: as for `as_denoiser`; x_0 is clipped after guidance.
+      kind, clip_x0, learned_variance: as for `as_denoiser`; x_0 is clipped after guidance, and a
+        learned variance is the conditional one.
     Returns:
       A denoise_fn.
     Raises:
@@ -62,7 +64,9 @@ def as_guided_denoiser(
 
     def denoiser(labels: jax.Array, clip_x0: bool = False) -> DenoiseFn:
         network = lambda x, index: apply_fn(x, index, labels)  # noqa: E731
-        return as_denoiser(schedule, network, kind=kind, clip_x0=clip_x0)
+        return as_denoiser(
+            schedule, network, kind=kind, clip_x0=clip_x0, learned_variance=learned_variance
+        )
 
     def denoise_fn(x: jax.Array, t: jax.Array) -> Prediction:
         checks.each(len(x), label=label)
@@ -72,15 +76,17 @@ def as_guided_denoiser(
             twice = jnp.concatenate([labels, jnp.full_like(labels, null)])
             times = jnp.tile(t, 2) if np.ndim(t) else t
             pair = denoiser(twice)(jnp.concatenate([x, x]), times)
-            (x_c, x_u), (eps_c, eps_u) = (jnp.split(part, 2) for part in pair)
-            return Prediction(x_c, eps_c), Prediction(x_u, eps_u)
+            parts = (jnp.split(part, 2) for part in pair)
+            c, u = zip(*parts, strict=True)
+            return type(pair)(*c), type(pair)(*u)
 
         pair = guided(lambda: denoiser(labels)(x, t), both, t)
         if not clip_x0:
             return pair
         clipped = clip(schedule, x, pair, jnp.maximum(t, 1))
         clean = spread(jnp.asarray(t) == 0, x)
-        return Prediction(*(jnp.where(clean, *parts) for parts in zip(pair, clipped, strict=True)))
+        x0, eps = (jnp.where(clean, *parts) for parts in zip(pair, clipped, strict=False))
+        return pair._replace(x0=x0, eps=eps)
 
     vars(denoise_fn)["made"] = Made(kind, clip_x0)
     return denoise_fn

@@ -24,6 +24,7 @@ from jax.scipy.special import log_ndtr
 from jaxddim import checks
 from jaxddim.forward import direction_and_std, q_posterior
 from jaxddim.numerics import HALF_BIN, images
+from jaxddim.sampling.learned import learned_std, learned_step
 from jaxddim.sampling.noise import draw
 from jaxddim.sampling.solver import Solver, StepFn, checked
 from jaxddim.sampling.steps import ddpm_step
@@ -69,8 +70,8 @@ def variational_bound(
     Each term takes one evaluation of the network and one draw of x_t: the value is random, and its
     expectation is the bound. On a grid of fewer than T steps it is the bound of the sampler that
     takes these steps. As in the DDPM authors' code, p(x_0 | x_1) has the small variance of the
-    transition from t = 2 to 1 for every step function (its own variance would be 0), also for
-    `learned_step`.
+    transition from t = 2 to 1 (its own would be 0) for every step function but `learned_step`, for
+    which that is the least variance.
 
     Args:
       key: a random key, or [b] keys, one per example.
@@ -111,7 +112,8 @@ def variational_bound(
     def transition(_, times):
         t, s = times
         x_t = draw(keys, noisy(t), t)
-        mean, std = step(schedule, x_t, denoise_fn(x_t, t), t, s)
+        pair = denoise_fn(x_t, t)
+        mean, std = step(schedule, x_t, pair, t, s)
         if isinstance(std, (float, np.ndarray)) and np.all(std == 0):
             raise ValueError(
                 "a deterministic step gives images no density; use a step with a variance, "
@@ -121,9 +123,13 @@ def variational_bound(
         # both are 0 at s = 0, where the term is the decoder's
         q = Gaussian(q_mean, jnp.where(s == 0, 1.0, q_std))
         p = Gaussian(mean, jnp.where(s == 0, 1.0, std))
-        return mean, _bits(kl(q, p))
+        return (mean, *pair[2:]) if learned else (mean,), _bits(kl(q, p))
 
-    mean, terms = lax.scan(transition, jnp.zeros_like(x0), (grid[:-1], grid[1:]))
+    learned = step is learned_step
+    start = (jnp.zeros_like(x0),) * (1 + learned)
+    (mean, *fraction), terms = lax.scan(transition, start, (grid[:-1], grid[1:]))
+    if fraction:
+        decoder_std = learned_std(schedule, fraction[0], grid[-2], grid[-1], least=decoder_std)
     prior = kl(noisy(grid[0]), Gaussian(jnp.float32(0), jnp.float32(1)))
     decoder = -discretized_log_prob(Gaussian(mean, decoder_std), x0)
     return Bound(_bits(prior), terms[:-1], _bits(decoder))

@@ -77,7 +77,9 @@ def build(config: Config) -> Setup:
     return Setup(
         config,
         schedule,
-        build_model(config.model),
+        build_model(
+            config.model, 2 * config.data.channels if config.diffusion.learned_variance else None
+        ),
         build_optimizer(config.optim),
         build_weighting(config.diffusion),
         build_times(config.diffusion, schedule),
@@ -95,12 +97,12 @@ def around(setup: Setup, moments: Moments | None) -> Setup:
     )
 
 
-def build_model(config: ModelConfig) -> Any:
-    """The Flax network of a configuration."""
+def build_model(config: ModelConfig, out_channels: int | None = None) -> Any:
+    """The Flax network of a configuration, by default with as many channels out as in."""
     dtype = jnp.dtype(config.dtype)
     if config.name == "simple_unet":
         channels = tuple(config.channels * multiplier for multiplier in config.multipliers)
-        return SimpleUNet(channels=channels, dtype=dtype)
+        return SimpleUNet(channels=channels, out_channels=out_channels, dtype=dtype)
     if config.name == "dit":
         return DiT(
             channels=config.channels,
@@ -108,6 +110,7 @@ def build_model(config: ModelConfig) -> Any:
             head_dim=config.head_dim or min(DiT.head_dim, config.channels),
             patch=config.patch,
             num_classes=config.num_classes,
+            out_channels=out_channels,
             remat=config.remat,
             dtype=dtype,
         )
@@ -124,6 +127,7 @@ def build_model(config: ModelConfig) -> Any:
         freq_shift=config.freq_shift,
         downsample_padding=config.downsample_padding,
         num_classes=config.num_classes,
+        out_channels=out_channels,
         remat=config.remat,
         dtype=dtype,
     )

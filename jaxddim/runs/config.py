@@ -129,6 +129,13 @@ class DiffusionConfig:
     """Mean of log(sigma / alpha), from the images' own deviation if preconditioned (lognormal)."""
     levels_std: float = 1.2
     """Deviation of log(sigma / alpha) (lognormal)."""
+    variance: Literal["fixed", "learned"] = "fixed"
+    """learned: the network says the variance of DDPM's step too (sample --variance learned)."""
+
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the network has twice the channels, the second half for the variance."""
+        return self.variance == "learned"
 
 
 @dataclass(frozen=True)
@@ -257,6 +264,7 @@ LATER: tuple[set[str], ...] = (
         "model.num_classes",
     },
     {"model.labels"},
+    {"diffusion.variance"},
 )
 """Fields that older records lack, in the order they came; their defaults are what those runs did.
 

@@ -33,10 +33,10 @@ def sampler(
     Each device (of a mesh, by default all) draws `chunk` images, from the first on.
 
     Raises:
-      RunError: for an impossible time grid, or a label that there is not.
+      RunError: for an impossible time grid, or a label or a variance that there is not.
     """
     labels = labeller(config, run.config.model.num_classes, run.classes)
-    grid, step = time_grid(config, run.schedule), stepper(config)
+    grid, step = time_grid(config, run.schedule), stepper(config, run.config.diffusion)
     shape, devices = (chunk, *run.config.data.shape), devices or meshes.make_mesh()
 
     def some(given: tuple[Any, jax.Array], first_index: jax.Array) -> jax.Array:

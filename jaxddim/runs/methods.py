@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxddim.grids import timesteps
-from jaxddim.runs.config import Classes, Clip
+from jaxddim.runs.config import Classes, Clip, DiffusionConfig
 from jaxddim.runs.errors import RunError, run_errors
 from jaxddim.sampling.heun import heun
+from jaxddim.sampling.learned import learned_step
 from jaxddim.sampling.multistep import dpm_solver_pp_2m
 from jaxddim.sampling.plms import plms
 from jaxddim.sampling.solver import Solver, StepFn
@@ -36,8 +37,8 @@ class DrawConfig:
     """Sampling method; for few steps dpm++2m, with --spacing log_snr."""
     eta: float = 0.0
     """Noise of DDIM: 0 is deterministic, 1 is DDPM."""
-    variance: Literal["small", "large"] = "small"
-    """Variance of DDPM: small is the posterior's; large is the DDIM paper's sigma-hat."""
+    variance: Literal["small", "large", "learned"] = "small"
+    """Variance of DDPM: the posterior's, the DDIM paper's sigma-hat, or the network's own."""
     spacing: Spacing = "linear"
     """Spacing of the sampling times; log_snr and karras space the noise levels."""
     seed: int = 0
@@ -65,12 +66,23 @@ SOLVERS: dict[str, Solver] = {
 """The methods that are no single steps; none has an option."""
 
 
-def stepper(config: DrawConfig) -> StepFn | Solver:
-    """The step of the method."""
+def stepper(config: DrawConfig, diffusion: DiffusionConfig) -> StepFn | Solver:
+    """The step of the method, for a run that was trained like this.
+
+    Raises:
+      RunError: for an unknown method, or a variance that the network has not learned.
+    """
     if config.method == "ddim":
         return functools.partial(ddim_step, eta=config.eta)
     if config.method == "ddpm":
-        return functools.partial(ddpm_step, variance=config.variance)
+        if config.variance != "learned":
+            return functools.partial(ddpm_step, variance=config.variance)
+        if not diffusion.learned_variance:
+            raise RunError(
+                f"--variance learned: {config.workdir} has not learned a variance: leave it out, "
+                "or train a run with --diffusion.variance learned"
+            )
+        return learned_step
     if config.method not in SOLVERS:
         known = ", ".join(get_args(Method))
         raise RunError(f"the method {config.method!r} is not known: expected one of {known}")

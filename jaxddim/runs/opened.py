@@ -47,7 +47,8 @@ class Run(Trained):
           seed: of the noise. Image i depends on the weights, the seed, i and the method alone.
           method: "ddim", "ddpm", "heun", "dpm++2m", "dpm++2m-sde" or "plms".
           eta: noise of "ddim": 0 is deterministic, 1 is DDPM.
-          variance: of "ddpm": "small" is the posterior's, "large" the DDIM paper's sigma-hat.
+          variance: of "ddpm": "small" is the posterior's, "large" the DDIM paper's sigma-hat,
+            "learned" the network's, for a run that has learned it.
           spacing: of the sampling times, as `timesteps` has them.
           label: name or number of a class, or "all" by turns, for a run that has learned labels.
           guidance: how strongly images follow their labels; 1 is as learned.

@@ -65,7 +65,11 @@ class Trained:
         variables = self.variables if variables is None else variables
         clip = self.clip if clip_x0 else "none"
         schedule, apply = self.schedule, self.model.apply
-        options: Any = {"kind": self.config.diffusion.kind, "clip_x0": clip == "rederive"}
+        options: Any = {
+            "kind": self.config.diffusion.kind,
+            "clip_x0": clip == "rederive",
+            "learned_variance": self.config.diffusion.learned_variance,
+        }
         if label is None:
             plain = as_denoiser(schedule, lambda x, index: apply(variables, x, index), **options)
         else:
@@ -84,7 +88,7 @@ class Trained:
         def clipped(x: jax.Array, t: jax.Array) -> Prediction:
             pair = plain(x, t)
             if clip == "dynamic":
-                return threshold(schedule, x, pair, t)
-            return Prediction(jnp.clip(pair.x0, -1.0, 1.0), pair.eps)
+                return pair._replace(**threshold(schedule, x, pair, t)._asdict())
+            return pair._replace(x0=jnp.clip(pair.x0, -1.0, 1.0))
 
         return clipped if clip in ("dynamic", "keep") else plain

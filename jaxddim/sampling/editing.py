@@ -106,7 +106,8 @@ def repaint(step: StepFn, known: jax.Array, mask: ArrayLike) -> Solver:
             (mean, std), pair, _ = once(denoise_fn, schedule, x, t, s, ())
             alpha, sigma = schedule.scales(s)
             mean = jnp.where(mask, alpha * known, mean)
-            return Gaussian(mean, jnp.where(mask, sigma, std).astype(x.dtype)), pair
+            std = jnp.where(mask, sigma, std).astype(x.dtype)
+            return Gaussian(mean, std), Prediction(*pair[:2])
 
         def up() -> tuple[Gaussian, Prediction]:
             mean, std = q_forward(schedule, 0 * x, x, t, s, eta=1.0)
@@ -114,10 +115,10 @@ def repaint(step: StepFn, known: jax.Array, mask: ArrayLike) -> Solver:
 
         gaussian, pair = lax.cond(s > t, up, down)
         # of use for snapshots alone: without them the compiler removes it
-        pair = lax.cond(s > t, lambda: denoise_fn(x, t), lambda: pair)
+        pair = lax.cond(s > t, lambda: Prediction(*denoise_fn(x, t)[:2]), lambda: pair)
         return gaussian, pair, memory
 
-    return Solver(lambda x: (), repainted)
+    return Solver(lambda x: (), repainted, learned=True)
 
 
 def jumping(timesteps: ArrayLike, jump: int, repeats: int) -> np.ndarray:

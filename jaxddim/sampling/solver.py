@@ -27,6 +27,7 @@ class Solver(NamedTuple):
         distribution of x_s, the prediction for x_t, and the memory for the next step, of the same
         shapes and types.
       stays: how many steps with s = t are taken at each time of the grid before it is left.
+      learned: whether denoise_fn may return a LearnedPrediction; else it is the pair alone.
     Examples:
       Heun's method asks the network twice. At s = 0 the denoisers of `as_denoiser` answer as at
       t = 1, so the last step needs no case of its own.
@@ -56,6 +57,7 @@ class Solver(NamedTuple):
     init: Callable[[jax.Array], Any]
     step: Callable[..., tuple[Gaussian, Prediction, Any]]
     stays: int = 0
+    learned: bool = False
 
 
 def checked(denoise_fn: DenoiseFn) -> DenoiseFn:
@@ -113,7 +115,8 @@ def _checked_solver(solver: Solver) -> Solver:
 
     def step(denoise_fn, schedule, x, t, s, memory):
         def pair(x: jax.Array, t: jax.Array) -> Prediction:
-            return Prediction(*denoise_fn(x, t)[:2])  # no solver uses a learned variance
+            found = denoise_fn(x, t)
+            return found if solver.learned else Prediction(*found[:2])
 
         found = solver.step(pair, schedule, x, t, s, memory)
         if not isinstance(found, tuple) or len(found) != 3:

@@ -48,7 +48,7 @@ def own_network(
     Raises:
       ValueError: when init or call takes other arguments; at the first call, when one returns no
         such pair, params that are no float arrays, stats of another form than it was given, or an
-        output that does not have the shape of x.
+        output that has neither the shape of x nor twice its channels.
     Example:
       >>> import jax.numpy as jnp, optax, jaxddim
       >>> def init(key):
@@ -94,7 +94,8 @@ def own_network(
         key = rngs["dropout"] if train and rngs else None
         found = call(variables["params"], variables[STATS], x, index, key, **label)
         output, stats = _pair(found, "call(params, stats, x, ..) must return (output, stats)")
-        checks.output(output, x.shape)
+        twice = (*x.shape[:-1], 2 * x.shape[-1])  # the second half for a variance
+        checks.output(output, twice if getattr(output, "shape", ()) == twice else x.shape)
         before, after = checks.form(variables[STATS]), checks.form(stats)
         if before != after:
             raise ValueError(

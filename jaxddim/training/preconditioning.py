@@ -29,7 +29,8 @@ def preconditioned(network: Any, schedule: Schedule, of: Moments) -> OwnNetwork:
     """A network that predicts x_0, made of one whose input and output have variance 1.
 
     Args:
-      network: anything with Flax's ``init`` and ``apply``; see `own_network`.
+      network: anything with Flax's ``init`` and ``apply``; see `own_network`. Of one with twice the
+        channels the second half, for the variance, is left as it is.
       schedule: the noise schedule that it is trained and used with.
       of: the moments of the training images.
     Returns:
@@ -56,7 +57,10 @@ def preconditioned(network: Any, schedule: Schedule, of: Moments) -> OwnNetwork:
         found = network.apply(variables, (x - alpha * of.mean) / r, index, **options)
         output, updates = found if options.get("mutable") else (found, None)
         c = jnp.sqrt(gaussian_error(of, jnp.minimum(schedule.log_snr_at(t, x.ndim), CLEAN)))
-        x0 = gaussian_x0(schedule, of, x, t) + c * output.astype(x.dtype)
+        found, *variance = jnp.split(output.astype(x.dtype), output.shape[-1] // x.shape[-1], -1)
+        x0 = gaussian_x0(schedule, of, x, t) + c * found
+        if variance:
+            x0 = jnp.concatenate([x0, *variance], -1)
         return x0 if updates is None else (x0, updates)
 
     return OwnNetwork(network.init, apply)

@@ -30,6 +30,7 @@ from jaxddim.numerics import images, number
 from jaxddim.predictions import check_kind
 from jaxddim.schedules import Schedule
 from jaxddim.training import averages, levels
+from jaxddim.training.hybrid import hybrid_loss
 from jaxddim.training.losses import Norm, Weighting, diffusion_loss
 from jaxddim.training.state import EMA, TrainState, check_optimizer
 from jaxddim.types import Kind
@@ -55,6 +56,7 @@ def train_step(
     norm: Norm = "l2",
     weighting: Weighting | None = None,
     times: ArrayLike | None = None,
+    vlb: float | None = None,
     accumulate: int = 1,
     null_label: int | None = None,
     label_dropout: float = 0.1,
@@ -79,6 +81,8 @@ def train_step(
       norm: "l1", "l2" or "huber".
       weighting: None, or a function of log_snr.
       times: probabilities of t = 1..T, [T], as `lognormal` returns; None for equal ones.
+      vlb: for a network with twice the channels, which predicts its variance: lambda of
+        `hybrid_loss`, such as 0.001. The bound's terms are weighted as the times are drawn.
       accumulate: number of parts that the batch is split into; their gradients are averaged.
       null_label: the class of no class, num_classes for the networks of `jaxddim.models`; with it
         the network learns to do without a label too, as guidance needs.
@@ -144,10 +148,12 @@ def train_step(
             rngs={"dropout": dropout_key},
             **({} if labels is None else {"label": labels}),
         )
-        output, stats = _answer(found, stats, x0.shape)
-        loss = diffusion_loss(
-            schedule, output, x0, t, eps, kind=kind, norm=norm, weighting=weighting
-        )
+        output, stats = _answer(found, stats, x0.shape, learned=vlb is not None)
+        options = {"kind": kind, "norm": norm, "weighting": weighting}
+        if vlb is None:
+            loss = diffusion_loss(schedule, output, x0, t, eps, **options)
+        else:
+            loss = hybrid_loss(schedule, output, x0, t, eps, vlb=vlb, **options)
         return jnp.mean(loss, dtype=jnp.float32), stats
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
@@ -240,7 +246,9 @@ def _check_apply(apply_fn: ApplyFn, label: dict[str, Any]) -> None:
         ) from None
 
 
-def _answer(found: Any, stats: dict[str, Any], shape: tuple[int, ...]) -> tuple[jax.Array, Any]:
+def _answer(
+    found: Any, stats: dict[str, Any], shape: tuple[int, ...], *, learned: bool
+) -> tuple[jax.Array, Any]:
     """What apply_fn returned, checked: the output and the updated collections."""
     if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], Mapping):
         raise ValueError(
@@ -248,7 +256,7 @@ def _answer(found: Any, stats: dict[str, Any], shape: tuple[int, ...]) -> tuple[
             f"passed, with {{}} for no updates, got {checks.described(found)}"
         )
     output, updates = found
-    checks.output(output, shape)
+    checks.output(output, (*shape[:-1], shape[-1] * (1 + learned)))
     if set(updates) != set(stats):
         raise ValueError(
             f"apply_fn updates the collections {sorted(updates)}, but the TrainState's model_state "

@@ -265,6 +265,7 @@ def files(
         ("--model.patch", model.patch, 1),
         ("--model.multipliers", model.multipliers[0], 1),
         ("--diffusion.precondition", diffusion.precondition, "none"),
+        ("--diffusion.variance", diffusion.variance, "fixed"),
     ):
         if value != known:
             raise ValueError(

@@ -6,11 +6,15 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 
 import jaxddim
-from jaxddim import likelihood
+import jaxddim.models
+from jaxddim import checks, likelihood
+from jaxddim.sampling.noise import draw
+from jaxddim.types import Gaussian
 
 SCHEDULE, KEY = jaxddim.cosine(50), jax.random.key(0)
 SHAPE = (4, 3, 3, 2)
@@ -77,6 +81,46 @@ def test_the_bound_has_the_networks_variance():
     chex.assert_trees_all_close(found.steps, large.steps, rtol=1e-4)
     other = bound(denoiser(0.0, **options), SCHEDULE, grid, X0, step=jaxddim.learned_step)
     assert jnp.abs(other.steps - large.steps).max() > 0.01
+
+
+def test_the_terms_of_the_bound_are_those_of_the_hybrid_loss():
+    """At each time with the bound's own noise, t = 1 and its code length among them."""
+    t = np.arange(1, 51)
+    x0 = jnp.broadcast_to(X0[:1], (50, *SHAPE[1:]))
+    noise = lambda x, index: jnp.concatenate([0.3 * x, jnp.sin(5 * x)], -1)  # noqa: E731
+    fn = jaxddim.as_denoiser(SCHEDULE, noise, learned_variance=True, clip_x0=False)
+    grid = jaxddim.timesteps(50, 50)
+    bound = likelihood.variational_bound(KEY, fn, SCHEDULE, grid, X0[:1], step=jaxddim.learned_step)
+    alpha, sigma = SCHEDULE.scales(t, 4)
+    keys = checks.example_keys(KEY, 1)
+    laws = (Gaussian(a * X0[:1], s) for a, s in zip(alpha, sigma, strict=True))
+    x_t = jnp.concatenate([draw(keys, law, at) for law, at in zip(laws, t, strict=True)])
+    eps, output = (x_t - alpha * x0) / sigma, noise(x_t, t)
+    with_vlb, without = (
+        jaxddim.hybrid_loss(SCHEDULE, output, x0, t, eps, vlb=vlb) for vlb in (1.0, 0.0)
+    )
+    found = np.append(bound.steps[:, 0], bound.decoder)[::-1]
+    np.testing.assert_allclose(found, (with_vlb - without) / 50, rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("clip_x0", [True, False])
+@pytest.mark.parametrize("t", [20, np.array([50, 9, 0, 2])])
+def test_guidance_keeps_the_conditional_variance(t, clip_x0):
+    def labelled(x, index, label):
+        label = jnp.reshape(label, (-1, 1, 1, 1))
+        return jnp.concatenate([(0.3 + label) * x, jnp.full_like(x, 0.1) * label], -1)
+
+    options = {"learned_variance": True, "clip_x0": clip_x0}
+    given = {"null": 2, "scale": 3.0, "interval": (5, 40)}
+    fn = jaxddim.as_guided_denoiser(SCHEDULE, labelled, 1, **given, **options)
+    pair = fn(X0, t)
+    np.testing.assert_allclose(pair.fraction, jnp.full(SHAPE, 0.55), rtol=1e-6)
+
+    def means(x, index, label):
+        return labelled(x, index, label)[..., : SHAPE[-1]]
+
+    plain = jaxddim.as_guided_denoiser(SCHEDULE, means, 1, **given, clip_x0=clip_x0)
+    chex.assert_trees_all_equal(pair[:2], tuple(plain(X0, t)))
 
 
 # -- the hybrid loss ---------------------------------------------------------------------
@@ -175,3 +219,27 @@ def test_mistakes_are_named(name):
     call, message = BAD[name]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_training_step_moves_the_variance_by_the_bound_alone():
+    model = jaxddim.models.MLP(features=(8,), out_channels=4)
+    tx, x0 = optax.sgd(1.0), jnp.zeros((16, 2))
+    network = jaxddim.own_network(
+        lambda key: (model.init(key, jnp.zeros((1, 2)), jnp.zeros(1, int))["params"], {}),
+        lambda params, stats, x, index, key: (model.apply({"params": params}, x, index), stats),
+    )
+    with pytest.raises(ValueError, match="must have the shape of its input"):
+        _stepped(network, tx, x0, vlb=None)
+    kernels = [_stepped(network, tx, x0, vlb=vlb)["output"]["kernel"] for vlb in (0.0, 0.1)]
+    chex.assert_trees_all_close(kernels[0][:, :2], kernels[1][:, :2], rtol=1e-5)
+    before = _stepped(network, optax.sgd(0.0), x0, vlb=0.1)["output"]["kernel"]
+    chex.assert_trees_all_close(kernels[0][:, 2:], before[:, 2:])
+    assert jnp.abs(kernels[1][:, 2:] - before[:, 2:]).max() > 1e-3
+
+
+def _stepped(network, tx, x0, **options):
+    state = jaxddim.create_state(jax.random.key(0), network, tx, (2,))
+    step = functools.partial(
+        jaxddim.train_step, apply_fn=network.apply, tx=tx, schedule=SCHEDULE, **options
+    )
+    return jax.jit(step)(state, x0)[0].params
