@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxddim import checks
 from jaxddim.denoisers import halves
 from jaxddim.forward import q_posterior, q_sample
-from jaxddim.likelihood.bound import discretized_log_prob, kl
+from jaxddim.likelihood.gaussians import discretized_log_prob, kl
 from jaxddim.numerics import images, number
 from jaxddim.predictions import FROM, check_kind
 from jaxddim.sampling.learned import decoder_std, learned_step

@@ -9,6 +9,7 @@ import pytest
 
 import jaxddim
 from jaxddim.runs import methods
+from jaxddim.runs.config import DiffusionConfig
 from jaxddim.runs.errors import RunError
 from jaxddim.runs.methods import DrawConfig, Method
 
@@ -26,7 +27,7 @@ def test_noise_and_cost_are_those_of_the_method(method):
     key = jax.random.key(0) if methods.noise(config) else None  # none is needed without noise
     denoise_fn = jaxddim.as_denoiser(SCHEDULE, lambda x, index: 0.1 * x, kind="v")
     grid, x = methods.time_grid(config, SCHEDULE), jnp.ones((2, 3))
-    step = methods.stepper(config)
+    step = methods.stepper(config, DiffusionConfig())
     x, _ = jaxddim.integrate(key, denoise_fn, SCHEDULE, grid, x, step=step)
     assert np.isfinite(x).all()
 
