@@ -38,6 +38,8 @@ from jaxddim.runs.trained import Trained
 from jaxddim.sampling.conditioning import fraction_of
 
 FORMAT = 2  # part of every recipe: raise it when results of the same recipe change
+YOUNGER = {"diffusion.variance": "fixed"}
+"""Fields that recipes leave out at these values: those of before have none."""
 CHUNK = {"cpu": 64}
 """Images drawn at a time, by platform; 256 elsewhere. On CPU, twice as fast as chunks of 4."""
 
@@ -150,7 +152,8 @@ class Study:
     def model(self) -> dict[str, Any]:
         """The part of a recipe that identifies the model."""
         config = flatten(self.run.config)
-        about = {k: v for k, v in config.items() if k.startswith(("model.", "diffusion."))}
+        fields = {k: v for k, v in config.items() if (k, v) not in YOUNGER.items()}
+        about = {k: v for k, v in fields.items() if k.startswith(("model.", "diffusion."))}
         sha256 = weights_hash(self.run.variables)
         clip = {} if self.run.clip == "rederive" else {"clip": self.run.clip}
         return (
