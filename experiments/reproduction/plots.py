@@ -97,7 +97,7 @@ def save_quality(path: Path, record: dict[str, Any]) -> None:
     cells, labels = record["cells"], record["labels"]
     names = list(dict.fromkeys(cell["eta"] for cell in cells))
     steps = sorted({cell["steps"] for cell in cells})
-    with figure(path, (9, 3.6), 2) as axes:
+    with figure(path, (9, 3.9), 2) as axes:
         for axis, key, label in zip(axes, ("fd", "kid"), labels.values(), strict=True):
             for name, colour, marker in zip(names, COLOURS, MARKERS, strict=False):
                 row = [cell for cell in cells if cell["eta"] == name]
@@ -121,7 +121,9 @@ def save_quality(path: Path, record: dict[str, Any]) -> None:
             number_axis(axis, steps)
             axis.set_ylim(bottom=0)
             axis.set_title(f"{label}, N = {record['num']}", fontsize=10)
-        axes[0].legend(frameon=False, fontsize=8)
+        handles = axes[0].get_legend_handles_labels()
+        sheet = axes[0].get_figure()
+        sheet.legend(*handles, loc="outside lower center", ncols=7, frameon=False, fontsize=8)
 
 
 def save_timing(path: Path, record: dict[str, Any]) -> None:
