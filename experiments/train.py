@@ -122,9 +122,11 @@ def open_run(
             config = with_data(config, path=old.data.path)
         if record.is_without_images(found):
             kept = {"image_size": old.data.image_size, "channels": old.data.channels}
+            labels = config.model.labels and old.model.num_classes is not None
             old = dataclasses.replace(
                 old,
                 seed=config.seed,
+                model=dataclasses.replace(old.model, labels=labels),
                 data=dataclasses.replace(config.data, **kept),
                 train=config.train,
             )
@@ -141,7 +143,14 @@ def open_run(
     config = with_absolute_paths(with_data(config, source=dataset.source))
     if config.model.labels:
         dataset = labelled(dataset)
-        config = with_classes(config, len(dataset.class_names))
+        known = len(dataset.class_names)
+        if config.model.num_classes not in (None, known):
+            raise UserError(
+                f"--model.labels: the network in {config.workdir} has "
+                f"{config.model.num_classes:,} classes, and the images have {known:,}: give it "
+                "images of its own classes"
+            )
+        config = with_classes(config, known)
     for note in dataset.notes:
         console.print(note, style="yellow")
     train_set, held_out = data.split(dataset, config.data.holdout)

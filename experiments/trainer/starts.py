@@ -20,8 +20,8 @@ from jaxddim.runs.errors import RunError
 from jaxddim.runs.flat import flatten
 from jaxddim.runs.opened import Run, load_run
 
-FREE = {"model.remat"}
-"""Fields of the network in which both runs may differ."""
+FREE = {"model.remat", "model.labels"}
+"""Fields of the network in which both runs may differ: its layers follow from num_classes."""
 SHAPING = ("data.image_size", "data.channels", "diffusion.variance")
 """Fields outside of it that its layers depend on."""
 

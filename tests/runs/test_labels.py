@@ -1,6 +1,7 @@
 """Labels: learned by a run, recorded with their names, and drawn by name, number or in turn."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -264,3 +265,63 @@ def test_what_has_no_labels_cannot_learn_them(root, tmp_path):
     told = tiny.command("train", *flags, *folder, "--model.name", "simple_unet")
     assert_mistake(told, "simple_unet, the seed's network, takes no labels")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def imported(root, trained):
+    """The labelled run's network, given to diffusers and read from there: it has no names."""
+    workdir = root / "exported"
+    flags = [*tiny.flags(root, workdir), "--data.source=rendered", "--model.labels"]
+    flags += ["--diffusion.kind=eps", "--diffusion.schedule=linear", "--train.steps", 1]
+    assert tiny.command("train", *flags).code == 0
+    folder, found = root / "for-diffusers", root / "imported"
+    for command in (
+        ("--workdir", workdir, "--to", "diffusers", "--out", folder),
+        ("--from", folder, "--workdir", found),
+    ):
+        told = tiny.command("convert", *command)
+        assert told.code == 0, told
+    return found
+
+
+def test_an_imported_network_with_classes_learns_labels_further(imported, root, tmp_path):
+    copy = shutil.copytree(imported, tmp_path / "run")
+    before = load_run(str(copy))
+    assert before.config.model.num_classes == 7 and not before.config.model.labels
+    common = [*tiny.LOOP, "--data.source=rendered", "--data.num-images=64", "--workdir", copy]
+    common += ["--data.data-dir", root / "tfds", "--data.cache-dir", root / "images"]
+    labels = ["--model.labels", "--train.steps"]
+    told = tiny.command("train", *common, *labels, before.step + 2)
+    assert told.code == 0, told
+    run = load_run(str(copy))
+    assert run.config.model.labels and run.class_names == BODY_TYPES
+    assert run.sample(1, steps=2, label=BODY_TYPES[1]).shape == (1, 8, 8, 3)
+    assert tiny.command("train", *common, *labels, before.step + 3).code == 0  # resumes
+    without = tiny.command("train", *common, "--model.no-labels", "--train.steps", 9)
+    assert_mistake(without, "model.labels was")
+
+
+def test_a_new_run_can_start_from_such_a_network(imported, root, tmp_path):
+    flags = [*tiny.flags(root, tmp_path / "new"), "--data.source=rendered", "--model.labels"]
+    source = load_run(str(imported)).config.model
+    flags += ["--diffusion.kind=eps", "--model.epsilon", source.epsilon]
+    told = tiny.command(
+        "train", *flags, "--train.init-from", imported, "--train.steps", 1, "--model.head-dim",
+        source.head_dim, "--model.downsample-padding", source.downsample_padding,
+    )  # fmt: skip
+    assert told.code == 0, told
+
+
+def test_other_classes_than_the_networks_are_a_mistake(imported, root, tmp_path):
+    copy = shutil.copytree(imported, tmp_path / "run")
+    folder = tmp_path / "two"
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = np.full((8, 8, 3), 30 * number, np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    told = tiny.command(
+        "train", "--workdir", copy, "--model.labels", "--data.source=folder",
+        "--data.path", folder, "--data.cache-dir", root / "images", "--train.batch-size", 4, "--train.steps", 9,
+    )  # fmt: skip
+    assert_mistake(told, "--model.labels", "has 7 classes, and the images have 2")
