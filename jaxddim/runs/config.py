@@ -203,7 +203,7 @@ class Config:
     --train.num-samples, --train.sample-steps, --train.split-state, --distributed; and the folder
     may have been moved (--workdir).
 
-    With --config demo it takes about 20 minutes on two cores, cars64 one or two hours; cars takes
+    With --config demo it takes about 20 minutes on two cores, cars64 one to three hours; cars takes
     hours on a GPU, and cars_unet days.
     """
 

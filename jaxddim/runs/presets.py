@@ -96,7 +96,7 @@ def demo() -> Config:
 
 
 def cars64() -> Config:
-    """One or two hours on two processor cores: a UNet at 64x64, for rendered cars or a folder.
+    """One to three hours on two processor cores: a UNet at 64x64, for rendered cars or a folder.
 
     python -m experiments.train --workdir runs/cars64 --config cars64
     For pictures of your own add --data.source folder --data.path DIR.
@@ -111,12 +111,12 @@ def cars64() -> Config:
             name="muon",
             learning_rate=1e-3,
             warmup_steps=100,
-            decay_steps=4500,
+            decay_steps=9000,
             ema=0.998,
             averages=True,
         ),
         train=LoopConfig(
-            steps=4500, batch_size=16, checkpoint_every=500, sample_every=500, num_samples=64
+            steps=9000, batch_size=16, checkpoint_every=500, sample_every=500, num_samples=64
         ),
     )
 

@@ -322,6 +322,7 @@ def test_other_classes_than_the_networks_are_a_mistake(imported, root, tmp_path)
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
     told = tiny.command(
         "train", "--workdir", copy, "--model.labels", "--data.source=folder",
-        "--data.path", folder, "--data.cache-dir", root / "images", "--train.batch-size", 4, "--train.steps", 9,
+        "--data.path", folder, "--data.cache-dir", root / "images", "--train.batch-size", 4,
+        "--train.steps", 9,
     )  # fmt: skip
     assert_mistake(told, "--model.labels", "has 7 classes, and the images have 2")
