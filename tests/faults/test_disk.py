@@ -47,7 +47,7 @@ def test_a_full_disk_ends_a_run_with_a_line_and_it_goes_on_when_there_is_room(
             filled.write_bytes(bytes(1024 * kilobytes))
             before = tiny.saved(workdir)
             one_line(start("train", *command), "No space left on device")
-            assert set(before[-1:]) <= set(tiny.saved(workdir))
+            assert tiny.saved(workdir)[-1:] >= before[-1:]  # later ones replace it
             filled.unlink()
         subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
         assert start("train", *command).code == 0

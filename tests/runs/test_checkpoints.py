@@ -1,6 +1,7 @@
 """Checkpoints: which are kept, which are found, and that they are restored bit for bit."""
 
 import collections
+import json
 import threading
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 
 from jaxddim import TrainState
 from jaxddim.runs import checkpoints
+from jaxddim.runs.disk import packed
 from jaxddim.runs.errors import RunError
 from tests import tiny
 
@@ -227,7 +229,7 @@ def test_want_of_memory_is_no_damage(tmp_path, abstract, monkeypatch):
     def fails(*_):
         raise MemoryError("out of memory")
 
-    monkeypatch.setattr(ocp.StandardCheckpointer, "restore", fails)
+    monkeypatch.setattr(ocp.PyTreeCheckpointer, "restore", fails)
     with (
         checkpoints.manager(tmp_path) as store,
         pytest.raises(RunError, match=r"checkpoint 2 .* its files are sound: out of memory"),
@@ -280,3 +282,62 @@ def test_a_save_that_fails_is_told_and_leaves_nothing_but_those_before(tmp_path,
         assert int(checkpoints.restore(store, abstract).step) == 2
         checkpoints.save(store, state(6), 0.5)  # there is room again
     assert steps(tmp_path) == [2, 6]
+
+
+def test_a_checkpoint_of_before_is_restored(tmp_path, abstract, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(packed, "can_be", lambda tree: False)
+        fill(tmp_path, [1.0])
+    assert not (tmp_path / "checkpoints" / "1" / "packed.json").exists()
+    with checkpoints.manager(tmp_path) as store:
+        tiny.assert_same_bits(checkpoints.restore(store, abstract), state(1))
+        checkpoints.save(store, state(2), 1.0)
+        tiny.assert_same_bits(checkpoints.restore(store, abstract), state(2))
+    assert (tmp_path / "checkpoints" / "2" / "packed.json").exists()
+
+
+TREE = {
+    "single": np.float32([[1.5, -0.0], [np.nan, np.inf]]),
+    "half": jnp.arange(5, dtype=jnp.bfloat16),
+    "whole": np.arange(3, dtype=np.int32),
+    "long": np.uint32([2**32 - 1]),
+    "bool": np.array([True, False, True]),
+    "number": jnp.int32(7),
+    "none": np.zeros((0, 3), np.float32),
+    "turned": np.asfortranarray(np.arange(6.0, dtype=np.float32).reshape(2, 3)),
+    "pair": (jnp.ones(2), {"deep": jnp.zeros((1, 1))}),
+}
+
+
+@pytest.mark.parametrize("piece", [1, 7, packed.PIECE])
+def test_a_packed_tree_comes_back_bit_for_bit(piece, monkeypatch):
+    monkeypatch.setattr(packed, "PIECE", piece)
+    tree = jax.tree.map(jnp.asarray, TREE)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), tree
+    )
+    pieces, layout = packed.pack(tree)
+    assert max(len(part) for part in pieces) <= piece
+    layout = json.loads(json.dumps(layout))
+    tiny.assert_same_bits(packed.unpack(pieces, layout, abstract), tree)
+    shapes = jax.tree.map(lambda leaf: leaf.shape, packed.shapes(layout)["pair"])
+    assert shapes == {"0": (2,), "1": {"deep": (1, 1)}}
+    del abstract["whole"]
+    with pytest.raises(ValueError, match=r"whole is int32\[3\] in it, expected nothing"):
+        packed.unpack(pieces, layout, abstract)
+    abstract["whole"] = jax.ShapeDtypeStruct((4,), np.int32, sharding=device)
+    with pytest.raises(ValueError, match=r"whole is int32\[3\] in it, expected int32\[4\]"):
+        packed.unpack(pieces, layout, abstract)
+
+
+@pytest.mark.parametrize("layout", [[], 3, {"a": 1}, [["w"]], [["params/w", "float99", [3]]], "x"])
+def test_another_list_of_what_is_packed_is_told(layout, tmp_path, abstract):
+    fill(tmp_path, [1.0])
+    (tmp_path / "checkpoints" / "1" / "packed.json").write_text(json.dumps(layout))
+    with checkpoints.manager(tmp_path) as store, pytest.raises(RunError, match=r"packed\.json has"):
+        checkpoints.restore(store, abstract)
+    (tmp_path / "checkpoints" / "1" / "sums.json").unlink()  # and by someone who knows the sums
+    (tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA").unlink()
+    with checkpoints.manager(tmp_path) as store, pytest.raises(RunError):
+        checkpoints.restore(store, abstract)

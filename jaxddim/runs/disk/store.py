@@ -1,6 +1,7 @@
 """Checkpoints in a folder, each under its step (Orbax), saved while training goes on.
 
     FOLDER/STEP/default/      a tree of arrays
+    FOLDER/STEP/packed.json   how they lie in a few arrays, unless they are split over devices
     FOLDER/STEP/NAME          small records, as JSON
     FOLDER/STEP/sums.json     checksums over all of these
 
@@ -23,9 +24,10 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxddim.files.writing import flush
-from jaxddim.runs.disk import saver, sums
+from jaxddim.runs.disk import packed, saver, sums
 from jaxddim.runs.errors import RunError
 
+PACKED = "packed.json"
 DELETED = ".deleted-"
 """How the name of a checkpoint begins that is being deleted."""
 LEFT = (f"{DELETED}*", "*.orbax-checkpoint-tmp*")
@@ -106,6 +108,8 @@ class Store:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._handler.records = dict(records or {})
+            if packed.can_be(tree):
+                tree, self._handler.records[PACKED] = packed.pack(tree)
             self._orbax.save(
                 self.path(step),
                 args=saver.Items(default=ocp.args.StandardSave(tree)),
@@ -225,8 +229,7 @@ class Store:
           RunError: when it cannot be read although they are, as for want of memory.
         """
         try:
-            with ocp.StandardCheckpointer() as reader:
-                return reader.restore(self.path(step) / "default", abstract)
+            return self._read(self.path(step) / "default", self.record(step, PACKED), abstract)
         except Exception as error:  # damaged files may raise anything
             if not sums.are_there(self.path(step)):  # or it was deleted meanwhile
                 raise self._damaged(step, reason(error)) from None
@@ -235,9 +238,18 @@ class Store:
                 f"sound: {reason(error)}"
             ) from None
 
+    def _read(self, folder: Path, layout: Any, abstract: Any) -> Any:
+        if layout is None:
+            with ocp.StandardCheckpointer() as reader:
+                return reader.restore(folder, abstract)
+        with ocp.PyTreeCheckpointer() as reader:
+            return packed.unpack(reader.restore(folder), layout, abstract)
+
     def shapes(self, step: int) -> Any:
         """The tree of a checkpoint with shapes for arrays; None where Orbax does not tell it."""
         try:
+            if layout := self.record(step, PACKED):
+                return packed.shapes(layout)
             with ocp.StandardCheckpointer() as reader:
                 found: Any = reader.metadata(self.path(step) / "default")
             return found.item_metadata.tree
