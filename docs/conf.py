@@ -11,7 +11,8 @@ sys.path.insert(0, REPOSITORY)  # the commands are those of the clone
 os.environ["PYTHONPATH"] = REPOSITORY  # for the pages' code, too
 
 project = "jaxddim"
-copyright = "the authors of jaxddim"
+author = "the authors of jaxddim"
+copyright = author
 version = release = importlib.import_module("jaxddim.version").__version__
 extensions = [
     "myst_nb",
