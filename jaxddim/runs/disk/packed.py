@@ -1,4 +1,4 @@
-"""A tree of arrays as a few arrays of bytes, for which Orbax takes a hundredth of the time.
+"""A tree of arrays as a few arrays of bytes, for which Orbax takes a twelfth of the time.
 
 It needs about a millisecond of a core for each array, and the state of a small UNet has a thousand.
 So all are laid end to end, and a list says what lies where, [name, type, shape] in their order.
@@ -55,7 +55,7 @@ def unpack(pieces: Sequence[np.ndarray], layout: Layout, abstract: Any) -> Any:
     for name, dtype, shape in layout:
         kind = jax.numpy.dtype(dtype)
         start, end = end, end + math.prod(shape) * kind.itemsize
-        found[name] = whole[start:end].copy().view(kind).reshape(shape)
+        found[name] = whole[start:end].view(kind).reshape(shape)
     wanted = dict(zip(_names(abstract), jax.tree.leaves(abstract), strict=True))
     for name in sorted(found.keys() | wanted.keys()):
         both = [
