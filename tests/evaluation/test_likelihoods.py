@@ -30,7 +30,8 @@ def run():
 
         return jaxddim.as_denoiser(schedule, eps, clip_x0=clip_x0)
 
-    return SimpleNamespace(schedule=schedule, variables={}, denoiser=denoiser)
+    config = SimpleNamespace(diffusion=SimpleNamespace(learned_variance=False))
+    return SimpleNamespace(config=config, schedule=schedule, variables={}, denoiser=denoiser)
 
 
 @pytest.fixture(scope="module")

@@ -29,16 +29,23 @@ KINDS = {
 }
 
 
-def flags(root, name, *more):
+def flags(root, kind, name):
     common = ["--data.source=rendered", "--diffusion.variance=learned", "--train.steps", 10]
-    return [*tiny.flags(root, root / name), *common, *KINDS[name], *more]
+    return [*tiny.flags(root, root / "learned" / name), *common, *KINDS[kind]]
+
+
+def run_of(root, kind):
+    """The folder of such a run, trained where it is not there."""
+    folder = root / "learned" / kind
+    if not folder.exists():
+        told = tiny.command("train", *flags(root, kind, kind))
+        assert told.code == 0, told
+    return folder
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def trained(request, root):
-    told = tiny.command("train", *flags(root, request.param))
-    assert told.code == 0, told
-    return root / request.param
+    return run_of(root, request.param)
 
 
 def drawn(workdir, out, *more):
@@ -70,14 +77,11 @@ def test_it_is_trained_kept_and_drawn(trained, tmp_path):
 
 
 def test_a_run_that_goes_on_ends_as_one_that_did_not_stop(root):
-    name, half = "gaussian", root / "half"
-    command = [str(half) if word == str(root / name) else word for word in flags(root, name)]
+    command = flags(root, "gaussian", "half")
     for steps in (5, 10):
         assert tiny.command("train", *command, "--train.steps", steps).code == 0
-    whole = root / name
-    if not whole.exists():
-        assert tiny.command("train", *flags(root, name)).code == 0
-    tiny.assert_same_bits(tiny.state(half), tiny.state(whole))
+    whole = run_of(root, "gaussian")
+    tiny.assert_same_bits(tiny.state(root / "learned" / "half"), tiny.state(whole))
 
 
 def test_its_bound_is_measured_beside_the_others(trained):
@@ -95,9 +99,7 @@ def test_its_bound_is_measured_beside_the_others(trained):
 
 
 def test_guidance_an_edit_and_a_file_of_it(root, tmp_path):
-    workdir = root / "labels"
-    if not workdir.exists():
-        assert tiny.command("train", *flags(root, "labels")).code == 0
+    workdir = run_of(root, "labels")
     guided = ("--label", 0, "--guidance", 3)
     plain = drawn(workdir, tmp_path / "plain.npz", *LEARNED, "--label", 0)
     assert (drawn(workdir, tmp_path / "guided.npz", *LEARNED, *guided) != plain).any()
@@ -122,7 +124,7 @@ def test_guidance_an_edit_and_a_file_of_it(root, tmp_path):
 
 
 def test_mistakes_are_one_line(root, trained, tmp_path):
-    fixed = root / "fixed"
+    fixed = root / "learned" / "fixed"
     if not fixed.exists():
         more = ["--data.source=rendered", "--train.steps", 1]
         assert tiny.command("train", *tiny.flags(root, fixed), *more).code == 0
@@ -132,9 +134,13 @@ def test_mistakes_are_one_line(root, trained, tmp_path):
     for workdir in (fixed, trained):
         told = tiny.command("sample", "--workdir", workdir, "--variance", "learned", *out)
         assert_mistake(told, "--variance learned belongs to --method ddpm; DDIM has --eta")
-    command = [*flags(root, trained.name), "--diffusion.variance=fixed"]
+    command = [*flags(root, trained.name, trained.name), "--diffusion.variance=fixed"]
     assert_mistake(tiny.command("train", *command), "diffusion.variance")
-    init = [*tiny.flags(root, root / "new"), *KINDS[trained.name], "--data.source=rendered"]
+    init = [
+        *tiny.flags(root, root / "learned" / "new"),
+        *KINDS[trained.name],
+        "--data.source=rendered",
+    ]
     told = tiny.command("train", *init, "--train.init-from", trained)
     assert_mistake(
         told, "diffusion.variance was learned, is fixed", "give its --diffusion.variance"
@@ -146,7 +152,7 @@ def test_mistakes_are_one_line(root, trained, tmp_path):
 
 
 def test_a_record_of_before_has_a_fixed_variance(root):
-    workdir = root / "labels"
+    workdir = run_of(root, "labels")
     kept = (workdir / "config.json").read_text()
     found = json.loads(kept)
     del found["config"]["diffusion.variance"]
