@@ -53,6 +53,7 @@ class Setup(NamedTuple):
       tx: the optimizer.
       weighting: weight of each noise level in the loss, a function of log_snr; None for equal ones.
       times: probabilities of t = 1..T in training; None for equal ones.
+      create: ``create(key)``, the state before the first step; jitted, so that it is traced once.
     """
 
     config: Config
@@ -61,6 +62,7 @@ class Setup(NamedTuple):
     tx: optax.GradientTransformation
     weighting: losses.Weighting | None
     times: jax.Array | None
+    create: Callable[[jax.Array], TrainState]
 
 
 def build(config: Config) -> Setup:
@@ -74,15 +76,18 @@ def build(config: Config) -> Setup:
     """
     flat.check(config)
     schedule = build_schedule(config.diffusion)
+    model = build_model(
+        config.model, 2 * config.data.channels if config.diffusion.learned_variance else None
+    )
+    tx, shape, averages = build_optimizer(config.optim), config.data.shape, config.optim.averages
     return Setup(
         config,
         schedule,
-        build_model(
-            config.model, 2 * config.data.channels if config.diffusion.learned_variance else None
-        ),
-        build_optimizer(config.optim),
+        model,
+        tx,
         build_weighting(config.diffusion),
         build_times(config.diffusion, schedule),
+        jax.jit(lambda key: create_state(key, model, tx, (1, *shape), averages=averages)),
     )
 
 
@@ -220,9 +225,7 @@ def learning_rate(config: OptimConfig, peak: float) -> optax.ScalarOrSchedule:
 
 def new_state(setup: Setup) -> TrainState:
     """The state of the run before its first step."""
-    key = checks.new_key(setup.config.seed)
-    shape, averages = (1, *setup.config.data.shape), setup.config.optim.averages
-    return create_state(key, setup.model, setup.tx, shape, averages=averages)
+    return setup.create(checks.new_key(setup.config.seed))
 
 
 def abstract_state(setup: Setup) -> TrainState:

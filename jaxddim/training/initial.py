@@ -49,12 +49,11 @@ def from_one_block(jaxpr: ClosedJaxpr, key: jax.Array) -> list[Any]:
     """The outputs of a jaxpr of one key, with slices of one block for the bits that it draws."""
     words = 0
 
-    def counted(width: int, shape: tuple[int, ...]) -> jax.Array:
+    def counted(width: int, shape: tuple[int, ...]) -> None:
         nonlocal words
         words += _words(width, shape)
-        return jnp.zeros(shape, f"uint{width}")
 
-    jax.eval_shape(lambda key: _outputs(jaxpr, key, counted), key)
+    _outputs(jaxpr, key, counted, _not_computed)
     # the barrier keeps XLA from computing the block anew in each kernel's loop
     block, start = lax.optimization_barrier(jax.random.bits(key, (words,), jnp.uint32)), 0
 
@@ -67,7 +66,7 @@ def from_one_block(jaxpr: ClosedJaxpr, key: jax.Array) -> list[Any]:
             return (halves[0] << 32 | halves[1]).reshape(shape)
         return (part >> (32 - width)).astype(f"uint{width}").reshape(shape)
 
-    return _outputs(jaxpr, key, sliced)
+    return _outputs(jaxpr, key, sliced, _bound)
 
 
 def _words(width: int, shape: tuple[int, ...]) -> int:
@@ -78,20 +77,26 @@ def _words(width: int, shape: tuple[int, ...]) -> int:
     return max(width // 32, 1) * size
 
 
-def _outputs(jaxpr: ClosedJaxpr, key: jax.Array, bits: Callable[..., jax.Array]) -> list[Any]:
+def _outputs(
+    jaxpr: ClosedJaxpr, key: jax.Array, bits: Callable[..., Any], bound: Callable[..., Any]
+) -> list[Any]:
     drawn: dict[Any, Any] = {}
 
-    def draw(of: Thunk, width: int, shape: tuple[int, ...]) -> jax.Array:
+    def draw(of: Thunk, width: int, shape: tuple[int, ...]) -> Any:
         same = of, width, shape  # two draws from one key are one draw
         if same not in drawn:
             drawn[same] = bits(width, shape)
         return drawn[same]
 
-    return [out() for out in _evaluated(jaxpr.jaxpr, jaxpr.consts, [lambda: key], draw)]
+    return [out() for out in _evaluated(jaxpr.jaxpr, jaxpr.consts, [lambda: key], draw, bound)]
 
 
 def _evaluated(
-    jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Thunk], draw: Callable[..., jax.Array]
+    jaxpr: Any,
+    consts: Sequence[Any],
+    inputs: Sequence[Thunk],
+    draw: Callable[..., Any],
+    bound: Callable[..., Any],
 ) -> list[Thunk]:
     """The outputs of a jaxpr; what no output needs, as the forward pass, is not computed."""
     values: dict[Any, Thunk] = dict(zip(jaxpr.invars, inputs, strict=True))
@@ -103,11 +108,11 @@ def _evaluated(
     for eqn in jaxpr.eqns:
         given, inner = [read(atom) for atom in eqn.invars], _called(eqn)
         if inner is not None:
-            outs = _evaluated(inner.jaxpr, inner.consts, given, draw)
+            outs = _evaluated(inner.jaxpr, inner.consts, given, draw, bound)
         elif eqn.primitive.name == "random_bits" and eqn.invars[0].aval.shape == ():
             outs = [_once(draw, given[0], eqn.params["bit_width"], eqn.params["shape"])]
         else:
-            found = _once(_bound, eqn, given)
+            found = _once(bound, eqn, given)
             outs = [lambda found=found, i=i: found()[i] for i in range(len(eqn.outvars))]
         values |= zip(eqn.outvars, outs, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
@@ -128,6 +133,12 @@ def _called(eqn: Any) -> Any:
 def _bound(eqn: Any, given: Sequence[Thunk]) -> Sequence[Any]:
     outs = eqn.primitive.bind(*(value() for value in given), **eqn.params)
     return outs if eqn.primitive.multiple_results else [outs]
+
+
+def _not_computed(eqn: Any, given: Sequence[Thunk]) -> Sequence[None]:
+    for value in given:
+        value()
+    return [None] * len(eqn.outvars)
 
 
 def _known(value: Any) -> Thunk:
