@@ -24,6 +24,8 @@ from experiments.terminal.files import default_cache_dir, is_trusted
 from jaxddim.cpu.runtime import keep_memory
 
 COMPILED = "compiled"  # in the user's cache folder
+LEAST_SECONDS = 0.1
+"""What compiles faster is not kept. JAX's own second leaves out what draws the weights."""
 
 
 def start(*, distributed: bool = False) -> None:
@@ -64,6 +66,8 @@ def switch_on() -> None:
         if not folder.exists() or is_trusted(folder):
             if given is None and os.access(folder, os.W_OK | os.X_OK):
                 config.update("jax_compilation_cache_dir", str(folder))
+                if config.jax_persistent_cache_min_compile_time_secs == 1:  # nobody's choice
+                    config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
             return
     except (OSError, UserError):  # it cannot be made, or there is no home folder
         return

@@ -80,6 +80,11 @@ def build(config: Config) -> Setup:
         config.model, 2 * config.data.channels if config.diffusion.learned_variance else None
     )
     tx, shape, averages = build_optimizer(config.optim), config.data.shape, config.optim.averages
+
+    @jax.jit
+    def create(key: jax.Array) -> TrainState:
+        return create_state(key, model, tx, (1, *shape), averages=averages)
+
     return Setup(
         config,
         schedule,
@@ -87,7 +92,7 @@ def build(config: Config) -> Setup:
         tx,
         build_weighting(config.diffusion),
         build_times(config.diffusion, schedule),
-        jax.jit(lambda key: create_state(key, model, tx, (1, *shape), averages=averages)),
+        create,
     )
 
 

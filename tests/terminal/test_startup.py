@@ -51,6 +51,13 @@ def test_the_cache_folder_is_by_default_in_the_home_folder(tmp_path, monkeypatch
     assert folder_in_use() == str(tmp_path / ".cache" / "jaxddim" / "compiled")
 
 
+@pytest.mark.parametrize("before, after", [(1.0, startup.LEAST_SECONDS), (5.0, 5.0)])
+def test_what_compiles_in_less_than_a_second_is_kept_too_unless_somebody_chose(before, after):
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+    startup.switch_on()
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == after
+
+
 def test_a_folder_that_the_user_set_stays(tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
     startup.switch_on()
