@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from experiments.points import pictures, report, roll
+from experiments.points import report, roll
 from experiments.points.distances import BANDWIDTHS, DIRECTIONS
 from experiments.terminal import cli, progress
 from experiments.terminal.errors import UserError
@@ -91,6 +91,8 @@ def _swiss_roll(config: SwissRollConfig, console: Console) -> None:
     )
     save_text(workdir / "table.md", report.table(results))
     with stage("drawing the pictures", console):
+        from experiments.points import pictures  # Matplotlib takes a third of a second to import
+
         network = jax.tree.map(lambda leaf: leaf[0], state.ema_params)
         key = key_of(config, PICTURES)
         pictures.draw_all(workdir, key, network, samples, results)

@@ -99,8 +99,15 @@ def in_chunks(
     *,
     track: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> Iterator[np.ndarray]:
-    """The same, of a `sampler`."""
-    return (to_uint8(draw(first)) for first in track(range(0, num, chunk * jax.device_count())))
+    """The same, of a `sampler`; a chunk is dispatched before the one before it is waited for."""
+    last = None
+    for first in track(range(0, num, chunk * jax.device_count())):
+        images = draw(first)
+        if last is not None:
+            yield to_uint8(last)
+        last = images
+    if last is not None:
+        yield to_uint8(last)
 
 
 def to_uint8(images: Any) -> np.ndarray:

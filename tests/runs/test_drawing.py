@@ -9,7 +9,7 @@ import pytest
 from experiments.trainer import previews
 from jaxddim.runs import opened
 from jaxddim.runs.config import Config
-from jaxddim.runs.drawing import to_uint8
+from jaxddim.runs.drawing import in_chunks, to_uint8
 from jaxddim.runs.errors import RunError
 from jaxddim.runs.opened import load_run
 from tests import tiny
@@ -25,6 +25,23 @@ def test_images_that_are_not_finite_are_an_error(value, where):
     images[where] = value
     with pytest.raises(RunError, match="not finite"):
         to_uint8(images)
+
+
+@pytest.mark.parametrize("num", [0, 1, 2, 3, 7])
+def test_a_chunk_is_dispatched_before_the_one_before_it_is_taken(num):
+    size, told = 2 * jax.device_count(), []
+
+    def draw(first):
+        told.append(f"drawn {first // size}")
+        return np.full((2, 1, 1, 1), first / 100)
+
+    for i, images in enumerate(in_chunks(draw, num * size, 2)):
+        told.append(f"taken {i}")
+        np.testing.assert_array_equal(images, to_uint8(np.full((2, 1, 1, 1), i * size / 100)))
+    taken = [f"taken {i}" for i in range(num)]
+    drawn = [f"drawn {i}" for i in range(num)]
+    pairs = zip(drawn[1:], taken, strict=False)
+    assert told == drawn[:1] + [word for pair in pairs for word in pair] + taken[-1:]
 
 
 @pytest.mark.parametrize("wrong", ["samples", "strip"])
