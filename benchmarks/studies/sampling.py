@@ -27,7 +27,7 @@ from jaxddim.runs.opened import load_run
 class SamplingConfig:
     """Measure what the command costs beyond the network."""
 
-    workdir: str
+    workdir: str = "runs/demo"
     """The run."""
     batches: int = 9
     """Batches that are drawn; the first is not counted."""
