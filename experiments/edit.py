@@ -128,7 +128,8 @@ def read(flag: str, path: str, shape: tuple[int, int, int]) -> np.ndarray:
     """
     file = located(path)
     if not file.is_file():
-        raise UserError(f"{flag} {path}: there is no such file")
+        what = "is a folder" if file.is_dir() else "there is no such file"
+        raise UserError(f"{flag} {path}: {what}")
     with decoding.without_warnings():
         found = decoding.decode(file, shape[:2], shape[2])
     if found.image is None:

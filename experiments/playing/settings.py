@@ -71,7 +71,8 @@ class Settings:
                 if kind is int and found[name] != float(value):
                     raise ValueError
             except (TypeError, ValueError, OverflowError):
-                raise UserError(f"{name}: expected a number, got {shown(value)}") from None
+                number = "whole number" if kind is int else "number"
+                raise UserError(f"{name}: expected a {number}, got {shown(value)}") from None
         return cls(**found)
 
     @property

@@ -283,7 +283,8 @@ def _one_line(boxed: str) -> str:
     lines = [line.strip("│ ") for line in plain.splitlines()]
     blocks = itertools.groupby(lines[1:], lambda line: bool(re.fullmatch("[╰─╯-]*", line)))
     message = " ".join(next((list(block) for rule, block in blocks if not rule), lines))
-    message = message.replace("invalid literal for int() with base 10:", "expected a number, got")
+    whole = "expected a whole number, got"
+    message = message.replace("invalid literal for int() with base 10:", whole)
     message = message.removeprefix("Error parsing ")
     message = message.replace("could not convert string to float:", "expected a number, got")
     return message + " (--help lists all flags)"

@@ -88,7 +88,7 @@ MISTAKES = {
     "--workdir images": ("images holds a run of experiments.train",),
     "--seed -1": ("--seed must lie in", "-1"),
     "--networks 1": ("--networks must be at least 2, got 1",),
-    "--networks unet": ("--networks", "expected a number, got 'unet'"),
+    "--networks unet": ("--networks", "expected a whole number, got 'unet'"),
     "--num-points 1": ("--num-points must be at least 2",),
     "--train-steps 0": ("--train-steps must be at least 1",),
     "--batch-size 0": ("--batch-size must be at least 1",),

@@ -167,7 +167,7 @@ def test_a_link_opens_with_its_settings_and_one_that_is_none_with_a_warning(open
     again = open_page(link[link.index("?") :])
     assert again.locator("#steps input[type=number]").input_value() == "9"
     wrong = open_page("?steps=many")
-    wrong.get_by_text("expected a number, got 'many'").first.wait_for()
+    wrong.get_by_text("expected a whole number, got 'many'").first.wait_for()
     assert wrong.locator("#steps input[type=number]").input_value() == "50"
 
 

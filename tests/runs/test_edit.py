@@ -106,6 +106,7 @@ MISTAKES = {
     "--mask mask.png --repeats 0": ("--repeats must be at least 1",),
     "--image2 b.png --method ddpm": ("--image2 encodes and decodes by ddim",),
     "--image2 none.png": ("--image2 none.png: there is no such file",),
+    "--image2 .": ("--image2 .: is a folder",),
     "--strength 0.5 --image none.png": ("--image none.png: there is no such file",),
     "--strength 0.5 --image=": ("--image is missing",),
     "--strength 0.5 --num 0": ("--num must be at least 1",),

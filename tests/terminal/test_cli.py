@@ -210,7 +210,7 @@ SAMPLE = {
     "--steps 0": ("--steps must be at least 1",),
     "--batch-size 0": ("--batch-size must be at least 1",),
     "--seed -1": ("--seed", "-1"),
-    "--num x": ("--num", "expected a number, got 'x'"),
+    "--num x": ("--num", "expected a whole number, got 'x'"),
     "--out=": ("--out is missing",),
     "--out a.jpg": ("--out a.jpg: expected a FILE.png",),
     "--out file": ("--out: file cannot be made",),
