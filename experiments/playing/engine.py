@@ -1,12 +1,11 @@
 """A run, and what is drawn with it while someone watches."""
 
 import contextlib
-import dataclasses
 import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -19,7 +18,7 @@ from experiments.data import decoding
 from experiments.playing.settings import Settings
 from experiments.terminal.errors import UserError
 from jaxddim import checks
-from jaxddim.runs import checkpoints, methods
+from jaxddim.runs import checkpoints, methods, moments
 from jaxddim.runs.drawing import chunk_size, sampler, to_uint8
 from jaxddim.runs.errors import run_errors
 from jaxddim.runs.opened import Run, load_run
@@ -91,14 +90,13 @@ class Engine:
     def __init__(self, workdir: str, checkpoint: str = "latest"):
         self._place, self._follows = (workdir, checkpoint), checkpoint == "latest"
         self._lock, self._compiled = threading.Lock(), dict[Any, Any]()
-        self._stamp = self._latest()
-        self.run = self._open()
+        self._stamp, files = self._latest(), self._files()
+        self._open(load_run(*self._place), files)
 
-    def _open(self) -> Watched:
-        found = load_run(*self._place)
-        values = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
+    def _open(self, found: Run, files: list[bytes]) -> None:
+        self.run = Watched(**{f.name: getattr(found, f.name) for f in fields(found)})
+        self._network, self._chunk = files, chunk_size(self.run)
         self._compiled.clear()
-        return Watched(**values)
 
     def _latest(self) -> Any:
         """What tells the latest checkpoint from others, also from one of the same step."""
@@ -106,9 +104,20 @@ class Engine:
         step = store.latest_step()
         return step is not None and (step, store.path(step).stat().st_ino)
 
+    def _files(self) -> list[bytes]:
+        """What a run's network is built from, beside its weights."""
+        paths = (Path(self._place[0]) / name for name in ("config.json", moments.NAME))
+        return [path.read_bytes() for path in paths if path.exists()]
+
     def _renewed(self) -> Watched:
+        """The run with its latest weights; what was compiled is kept if its network is the same."""
         if self._follows and (stamp := self._latest()) != self._stamp:
-            self.run, self._stamp = self._open(), stamp
+            files, found = self._files(), load_run(*self._place)
+            if files == self._network:
+                self.run = replace(self.run, variables=found.variables, step=found.step)
+            else:
+                self._open(found, files)
+            self._stamp = stamp
         return self.run
 
     def _how(self, settings: Settings) -> methods.DrawConfig:
@@ -130,15 +139,18 @@ class Engine:
         """
         with self._lock, ThreadPoolExecutor(1) as pool:
             run = self._renewed()
-            how, chunk, num = self._how(settings), chunk_size(run), settings.num
+            how, chunk, num = self._how(settings), self._chunk, settings.num
             one = self._kept(how, lambda: sampler(how, run, chunk, make_mesh(1)))
             starts = range(0, num, chunk)
             every = -(-methods.evaluations(how) * len(starts) // MOST_FRAMES)
             shown, frames = np.full((num, *run.config.data.shape), 255, np.uint8), list[Frame]()
             run.forget()
+            weights = run.variables
             for first in starts:
                 rows = slice(first, min(first + chunk, num))
-                drawn = pool.submit(lambda first=first: to_uint8(one(first, settings.seed)))
+                drawn = pool.submit(
+                    lambda first=first: to_uint8(one(first, settings.seed, weights))
+                )
                 for number, (t, x0) in enumerate(run.listen(drawn)):
                     if number % every == 0:
                         shown = shown.copy()
@@ -157,7 +169,7 @@ class Engine:
         """
         with self._lock:
             run = self._renewed()
-            how = dataclasses.replace(self._how(settings), method="ddim", eta=0.0)
+            how = replace(self._how(settings), method="ddim", eta=0.0)
             grid, labels = methods.time_grid(how, run.schedule), self._labels(how)
 
             def arc(variables: Any, seeds: jax.Array) -> jax.Array:
@@ -202,7 +214,7 @@ class Engine:
         """Pictures that are this one outside of `anew`, bool [h, w], uint8 [4, h, w, c]."""
         with self._lock:
             run = self._renewed()
-            how = dataclasses.replace(self._how(settings), method="ddpm", eta=0.0)
+            how = replace(self._how(settings), method="ddpm", eta=0.0)
             grid, labels = methods.time_grid(how, run.schedule), self._labels(how)
 
             def filled(

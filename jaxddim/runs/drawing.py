@@ -28,9 +28,10 @@ are not a long wait for a user who wants one. For `demo` (0.5e9 operations per i
 def sampler(
     config: DrawConfig, run: Trained, chunk: int, devices: Mesh | None = None
 ) -> Callable[..., jax.Array]:
-    """``draw(first, seed=config.seed) -> images``, float32 in [-1, 1], compiled once.
+    """``draw(first, seed=config.seed, weights=run.variables) -> images``, compiled once.
 
-    Each device (of a mesh, by default all) draws `chunk` images, from the first on.
+    The images are float32 in [-1, 1]. Each device (of a mesh, by default all) draws `chunk` of
+    them, from the first on.
 
     Raises:
       RunError: for an impossible time grid, or a label or a variance that there is not.
@@ -49,9 +50,11 @@ def sampler(
         )
 
     images = meshes.on_each(some, devices, chunk)
-    variables = meshes.spread(run.variables, meshes.everywhere(devices))
+    everywhere = meshes.everywhere(devices)
+    own = meshes.spread(run.variables, everywhere)
 
-    def draw(first: int, seed: int = config.seed) -> jax.Array:
+    def draw(first: int, seed: int = config.seed, weights: Any = None) -> jax.Array:
+        variables = own if weights is None else meshes.spread(weights, everywhere)
         return images((variables, np.uint32(seed & 0xFFFFFFFF)), first)
 
     return draw

@@ -127,11 +127,14 @@ def test_a_later_checkpoint_is_opened_and_a_run_that_has_gone_is_told(root, tmp_
     shutil.move(workdir / "checkpoints" / "20", tmp_path / "20")
     engine = Engine(str(workdir))
     step, before = engine.run.step, last(engine, Settings(1, 0, 3))[-1].images
+    made = engine._compiled.copy()
     assert step < 20
     shutil.move(tmp_path / "20", workdir / "checkpoints" / "20")
     after = last(engine, Settings(1, 0, 3))[-1].images
     assert engine.run.step == 20
     assert (after != before).any()
+    assert (after == jaxddim.load_run(str(workdir)).sample(1, 3)).all()
+    assert engine._compiled == made  # nothing was compiled anew
     again = workdir / "checkpoints" / "20"
     shutil.copytree(again, tmp_path / "new")  # as after another training of as many steps
     before = engine.run
@@ -139,6 +142,13 @@ def test_a_later_checkpoint_is_opened_and_a_run_that_has_gone_is_told(root, tmp_
     shutil.move(tmp_path / "new", again)
     last(engine, Settings(1, 0, 3))
     assert engine.run is not before
+    record = workdir / "config.json"
+    record.write_text(record.read_text() + "\n")  # as of another run in the same folder
+    shutil.copytree(again, tmp_path / "other")
+    shutil.rmtree(again)
+    shutil.move(tmp_path / "other", again)
+    last(engine, Settings(1, 0, 3))
+    assert engine._compiled.keys() == made.keys() and engine._compiled != made
     shutil.rmtree(workdir)
     with pytest.raises(RunError, match="run"):
         last(engine, Settings(1, 0, 3))
