@@ -17,7 +17,8 @@ published weights can be copied. 1x1 convolutions are `Dense`: the same map, and
 Initialisation is that of the DDPM code in TensorFlow: uniform with variance 1 / fan_avg, and
 almost zero (scale 1e-10) for the last layer of each block and of the network, so that each block
 starts as its shortcut and the output starts at about 0. The PyTorch port used PyTorch's default
-instead; with loaded weights this makes no difference.
+instead; with loaded weights this makes no difference. The labels' embedding is from N(0, 1), as in
+the code of arXiv 2105.05233.
 """
 
 from collections.abc import Sequence
@@ -198,7 +199,11 @@ class UNet(nn.Module):
         if self.num_classes is not None:
             null = jnp.full(x.shape[:1], self.num_classes, jnp.int32)
             embed = nn.Embed(
-                self.num_classes + 1, 4 * self.channels, dtype=self.dtype, name="label"
+                self.num_classes + 1,
+                4 * self.channels,
+                dtype=self.dtype,
+                embedding_init=nn.initializers.normal(1.0),
+                name="label",
             )
             temb = temb + embed(null if label is None else label)
 
