@@ -16,7 +16,7 @@ MARKERS = "osD^v"
 GREY = "#8a8580"
 DPI = 120
 WIDTH = 800  # approximate width of a grid of images, in pixels
-LETTER = 9  # width of a letter with margin, in pixels
+LABEL, MARGIN = 9, 12  # size of a row's name in points; pixels around it
 
 
 @contextmanager
@@ -66,14 +66,18 @@ def save_images(
       columns: names of the columns.
       gap: white pixels between images.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
 
     across, h, w = images.shape[1:4]
     pixels = grid(images.reshape(-1, *images.shape[2:]), across, gap)
     zoom = max(1, round(WIDTH / pixels.shape[1]))
     pixels = pixels.repeat(zoom, 0).repeat(zoom, 1)
-    longest = max((len(str(name)) for name in rows), default=0)
-    left, top, edge = 4 + LETTER * longest, 28 if columns else 4, 4
+    font, renderer = FontProperties(size=LABEL), FigureCanvasAgg(Figure(dpi=DPI)).get_renderer()
+    widths = [renderer.get_text_width_height_descent(str(name), font, False)[0] for name in rows]
+    left = MARGIN + round(max(widths, default=0))
+    top, edge = 28 if columns else 4, 4
     width, height = left + pixels.shape[1] + edge, top + pixels.shape[0] + edge
     sheet = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     # exact to the pixel, so nothing is blurred
@@ -83,7 +87,7 @@ def save_images(
     axis.xaxis.set_ticks_position("top")
     axis.set_xticks(_centres(w, gap, zoom, len(columns)), [str(name) for name in columns])
     axis.set_yticks(_centres(h, gap, zoom, len(rows)), [str(name) for name in rows])
-    axis.tick_params(length=0, labelsize=9)
+    axis.tick_params(length=0, labelsize=LABEL)
     axis.spines[:].set_visible(False)
     _save(path, sheet)
 

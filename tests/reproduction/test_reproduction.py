@@ -598,16 +598,17 @@ def test_images_stay_sharp_in_the_picture(tmp_path):
     with Image.open(tmp_path / "a.png") as file:
         picture = np.asarray(file.convert("RGB"))
     zoom = round(plots.WIDTH / 28)
-    top, left = 28, 4 + plots.LETTER
+    top, left = 28, picture.shape[1] - 4 - 28 * zoom
     inside = picture[top : top + 18 * zoom, left : left + 28 * zoom][zoom // 2 :: zoom]
     inside = inside[:, zoom // 2 :: zoom]
     np.testing.assert_array_equal(inside[:8, :8], images[0, 0])
     np.testing.assert_array_equal(inside[10:18, 20:28], images[1, 2])
 
 
-def test_names_of_rows_are_not_cut(tmp_path):
+@pytest.mark.parametrize("name", ["S = 100", "S = 1000, refine = 0", "i", "MWMWMW", "σ̂, S = 10"])
+def test_names_of_rows_are_not_cut(name, tmp_path):
     images = np.full((1, 1, 8, 8, 3), 255, np.uint8)
-    plots.save_images(tmp_path / "a.png", images, ["S = 1000, refine = 0"])
+    plots.save_images(tmp_path / "a.png", images, [name])
     with Image.open(tmp_path / "a.png") as file:
         picture = np.asarray(file.convert("L"))
     assert (picture < 128).any()
