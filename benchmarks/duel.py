@@ -117,6 +117,8 @@ def training(
         module = "experiments.train"
         told = ["--workdir", own, "--config", config.config, "--data.source", "folder"]
         told += ["--data.path", config.path, "--data.image-size", config.image_size]
+        if config.config == "cars64":  # its own levels are for 64x64
+            told += ["--diffusion.levels-mean", -0.6, "--diffusion.levels-std", 0.8]
         told += ["--train.steps", steps, "--optim.decay-steps", steps]
         told += ["--train.checkpoint-every", steps, "--train.sample-every", steps]
         told += ["--train.log-every", 10]
