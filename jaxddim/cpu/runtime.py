@@ -40,12 +40,14 @@ def compiler_options() -> dict[str, Any]:
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
-def _mallopt() -> Callable[[int, int], int] | None:
-    """glibc's, or None with another C library."""
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, or None if it is another one."""
     try:
-        return ctypes.CDLL(None).mallopt
+        library = ctypes.CDLL(None)
+        return library if library.mallopt and library.malloc_trim else None
     except (AttributeError, OSError, TypeError):
         return None
 
@@ -58,7 +60,7 @@ def keep_memory() -> None:
     gets such large blocks from the operating system every time, page by page as they are touched,
     which takes part of a step's time (docs/howto/speed.md). With these settings it keeps them. In
     return the process keeps its peak memory, and a call on CPU returns when its computation is
-    done.
+    done. What compiling for more than a second has left is returned once.
 
     Only the thread that calls keeps them. Arguments that are NumPy arrays of megabytes are still
     being copied when the call is made; it then runs in another thread, whose large blocks are
@@ -76,8 +78,8 @@ def keep_memory() -> None:
       >>> subprocess.run([sys.executable, "-c", command]).returncode
       0
     """
-    mallopt = _mallopt()
-    if mallopt is None:
+    glibc = _glibc()
+    if glibc is None:
         return
     if xla_bridge.backends_are_initialized():
         raise RuntimeError(
@@ -86,5 +88,11 @@ def keep_memory() -> None:
         )
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.default_backend() == "cpu":
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, -1)
+        glibc.mallopt(_M_MMAP_MAX, 0)
+        glibc.mallopt(_M_TRIM_THRESHOLD, -1)
+
+        def trim(event: str, seconds: float, **_: Any) -> None:
+            if event == _COMPILED and seconds > 1:
+                glibc.malloc_trim(0)
+
+        jax.monitoring.register_event_duration_secs_listener(trim)

@@ -55,10 +55,44 @@ print(json.dumps(pages))
 """
 
 
-@pytest.mark.skipif(
+LEFT = """
+import json, sys
+import jax
+import jaxddim
+jaxddim.keep_memory()
+pages = lambda: int(open("/proc/self/statm").read().split()[1])
+events = []
+jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: events.append(event))
+jax.jit(lambda x: 2 * x).lower(1.0).compile()
+blocks = [bytes(4096) for _ in range(50_000)]
+last = bytes(4096)
+full = pages()
+del blocks
+freed = pages()
+jax.monitoring.record_event_duration_secs(sys.argv[1], float(sys.argv[2]))
+print(json.dumps([sys.argv[1] in events, full, freed, pages()]))
+"""
+
+needs_glibc = pytest.mark.skipif(
     not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "mallopt"),
     reason="keep_memory needs glibc",
 )
+
+
+@needs_glibc
+@pytest.mark.parametrize(("seconds", "returned"), [(2, True), (0.5, False)])
+def test_what_a_long_compilation_left_is_returned(seconds, returned):
+    command = [sys.executable, "-c", LEFT, runtime._COMPILED, str(seconds)]
+    process = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=tiny.REPOSITORY
+    )
+    known, full, freed, now = json.loads(process.stdout)
+    assert known
+    assert full - freed < 10_000
+    assert (freed - now > 40_000) == returned
+
+
+@needs_glibc
 def test_kept_memory_is_not_asked_for_again():
     def last_calls(argument):
         process = subprocess.run(
