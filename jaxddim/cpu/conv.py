@@ -18,7 +18,6 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 from jaxddim.cpu import forms
-from jaxddim.cpu.order import pair
 from jaxddim.cpu.primitives import by_platform
 
 
@@ -108,7 +107,7 @@ def conv(
     layer = forms.Layer(x.shape, kernel.shape, strides, padding, transposed, x.dtype.itemsize >= 4)
     if _is_manual(x) or _is_manual(kernel):
         return forms.direct(layer, x, kernel)
-    return _conv_p.bind(*pair(x, kernel), layer=layer)
+    return _conv_p.bind(x, kernel, layer=layer)
 
 
 def _is_manual(a: jax.Array) -> bool:

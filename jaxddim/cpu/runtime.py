@@ -91,8 +91,8 @@ def keep_memory() -> None:
         glibc.mallopt(_M_MMAP_MAX, 0)
         glibc.mallopt(_M_TRIM_THRESHOLD, -1)
 
-        def trim(event: str, seconds: float, **_: Any) -> None:
-            if event == _COMPILED and seconds > 1:
+        def trim(event: str, duration_secs: float, **_: Any) -> None:
+            if event == _COMPILED and duration_secs > 1:
                 glibc.malloc_trim(0)
 
         jax.monitoring.register_event_duration_secs_listener(trim)

@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-import jaxddim
 from jaxddim.cpu import forms
 from jaxddim.cpu.conv import conv
-from jaxddim.cpu.order import pair
 from jaxddim.cpu.spread import spread, total
 from jaxddim.models import SimpleUNet, UNet
 from jaxddim.models.layers import Conv, ConvTranspose, Dense
@@ -154,45 +152,6 @@ def test_inside_scan_remat_and_without_jit():
     slopes = [jax.jit(jax.grad(functools.partial(twice, f), (0, 1)))(x, k) for f in (conv, plain)]
     chex.assert_trees_all_close(*slopes, rtol=1e-4, atol=1e-3)
     chex.assert_trees_all_close(conv(x, k), plain(x, k, (1, 1), "SAME", False), atol=1e-4)
-
-
-def test_a_step_copies_no_kernel_before_it_overwrites_it():
-    x, *kernels = draw((2, 12, 12, 16), (3, 3, 16, 16), (3, 3, 16, 16), (3, 3, 16, 16))
-
-    def copies():
-        def step(kernels, x):
-            def loss(kernels):
-                return jnp.sum(functools.reduce(lambda h, k: jnp.sin(conv(h, k)), kernels, x))
-
-            return [k - 0.1 * g for k, g in zip(kernels, jax.grad(loss)(kernels), strict=True)]
-
-        text = jaxddim.compiled(step, donate_argnums=0).lower(kernels, x).compile().as_text()
-        return len(re.findall(r"= f32\[3,3,16,16\]\S* copy\(%kernels", text))
-
-    assert copies() == 0
-    with mock.patch("jaxddim.cpu.conv.pair", lambda x, k: (x, k)):
-        assert copies() == 2  # what the test would see: the first layer's x has no gradient
-
-
-def test_pair_changes_no_number_and_survives_what_functions_are_put_through():
-    x, k = draw((2, 3), (4,))
-    x = x.at[0, 0].set(jnp.nan)
-
-    def f(x, k):
-        x, k = pair(x, k)
-        return jnp.nansum(x**2) * jnp.sum(k**3)
-
-    expected = jax.grad(lambda x, k: jnp.nansum(x**2) * jnp.sum(k**3), (0, 1))
-    slopes = jax.grad(f, (0, 1))
-    chex.assert_trees_all_equal(slopes(x, k), expected(x, k))
-    for function in (jax.jit(slopes), jax.grad(jax.checkpoint(f), (0, 1))):
-        chex.assert_trees_all_close(function(x, k), expected(x, k), rtol=1e-6)
-    many = jnp.stack([k, 2 * k])
-    mapped = [jax.vmap(function, (None, 0))(x, many) for function in (slopes, expected)]
-    chex.assert_trees_all_close(*mapped, rtol=1e-6)
-    chex.assert_trees_all_equal(slopes(x[:0], k), expected(x[:0], k))
-    second = [jax.jacfwd(function, 1)(x, k) for function in (slopes, expected)]
-    chex.assert_trees_all_close(*second, rtol=1e-6)
 
 
 @pytest.mark.parametrize("ours", [Conv, ConvTranspose])
