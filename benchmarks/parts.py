@@ -184,5 +184,6 @@ PARTS: dict[str, Callable[[Setting], Records]] = {
     "growth": growth,
     "memory": memory,
     "startup": _figures("startup"),
+    "overheads": _figures("overheads"),
     "data": _figures("data"),
 }

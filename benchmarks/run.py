@@ -26,14 +26,18 @@ from experiments.terminal import cli
 from experiments.terminal import progress as terminal
 from experiments.terminal.errors import UserError
 
-Part = Literal["steps", "ddim", "peak", "growth", "memory", "startup", "data", "report"]
+Part = Literal[
+    "steps", "ddim", "peak", "growth", "memory", "startup", "overheads", "data", "report"
+]
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
     """Run the benchmarks and write the report. All parts take hours on two cores."""
 
-    parts: tuple[Part, ...] = ("steps", "ddim", "peak", "growth", "memory", "startup", "data")
+    parts: tuple[Part, ...] = (
+        "steps", "ddim", "peak", "growth", "memory", "startup", "overheads", "data"
+    )  # fmt: skip
     """Parts to measure; "report" alone only rewrites the report."""
     networks: tuple[Literal["simple", "unet"], ...] = ("simple", "unet")
     """Networks for steps, peak and memory: SimpleUNet at 64x64, UNet at 32x32."""

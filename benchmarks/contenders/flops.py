@@ -41,6 +41,10 @@ def count(jaxpr: Any) -> float:
             window = math.prod(kernel) / kernel[axes[0]]
             # multiplications by the zeros of a transposed convolution do not count
             total += 2 * results * window / math.prod(eqn.params["lhs_dilation"])
+        elif name == "conv":  # this project's
+            layer = eqn.params["layer"]
+            strides = math.prod(layer.strides) if layer.transposed else 1
+            total += 2 * results * math.prod(layer.kernel[:3]) / strides
         elif name == "dot_general":
             (axes, _), _ = eqn.params["dimension_numbers"]
             total += 2 * results * math.prod(eqn.invars[0].aval.shape[axis] for axis in axes)

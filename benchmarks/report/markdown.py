@@ -29,7 +29,8 @@ def markdown(records: Records, picture: str | None) -> str:
     if picture:
         lines += [f"![images a second of every contender]({picture})", ""]
     lines += _promises(records)
-    for section in (_steps, _compile, _ddim, _peak, _growth, _memory, _startup, _data):
+    sections = (_steps, _compile, _ddim, _peak, _growth, _memory, _startup, _overheads, _data)
+    for section in sections:
         lines += section(records)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -242,6 +243,17 @@ def _startup(records: Records) -> list[str]:
     table = ((what, of.get("cold"), of.get("warm")) for what, of in rows.items())
     lines += _table(("", "cold", "warm"), table) if rows else []
     return lines + _notes(found) if found else []
+
+
+def _overheads(records: Records) -> list[str]:
+    found = _of(records, "overheads")
+    rows = [row for record in found for row in record["rows"].items()]
+    if not found:
+        return []
+    text = "A call is one of a function of a training state that computes nothing."
+    lines = ["## Besides the network", "", text, ""]
+    lines += _table(("", ""), rows) if rows else []
+    return lines + _notes(found)
 
 
 def _data(records: Records) -> list[str]:

@@ -78,8 +78,7 @@ def _given_once(jitted: Callable[..., Any]) -> Callable[..., Any]:
 
 def _check_memory(state: Any) -> None:
     """Raises a ValueError for a state that a step has used, or that holds one array twice."""
-    _check_unused(state)
-    leaves = _arrays(state)
+    leaves = _check_unused(state)
     if len({id(a) for a in leaves}) < len(leaves):
         raise ValueError(
             "the state holds one array twice, and its memory can be reused once: copy it, as in "
@@ -87,12 +86,14 @@ def _check_memory(state: Any) -> None:
         )
 
 
-def _check_unused(state: Any) -> None:
-    if any(a.is_deleted() for a in _arrays(state)):
+def _check_unused(state: Any) -> list[jax.Array]:
+    leaves = _arrays(state)
+    if any(a.is_deleted() for a in leaves):
         raise ValueError(
             "this state was given to a step before, which reused its memory: go on with the state "
             "that came back, as in state, metrics = step(state, batch), or keep a copy"
         )
+    return leaves
 
 
 def _arrays(state: Any) -> list[jax.Array]:
