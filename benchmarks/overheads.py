@@ -25,10 +25,7 @@ REPOSITORY = Path(__file__).parent.parent
 CONFIG = "demo"
 SIZE = 64
 ROUNDS = 9
-COMMANDS = (
-    "convert", "edit", "evaluate", "export", "paper", "play", "prepare", "report", "sample",
-    "swiss_roll", "train",
-)  # fmt: skip
+COMMANDS = sorted(file.stem for file in (REPOSITORY / "experiments").glob("[!_]*.py"))
 
 
 def measure() -> dict[str, str]:

@@ -44,7 +44,7 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """The C library, or None if it is another one."""
+    """glibc, or None with another C library."""
     try:
         library = ctypes.CDLL(None)
         return library if library.mallopt and library.malloc_trim else None
