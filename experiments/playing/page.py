@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before it is imported
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, get_args
 
 import gradio as gr
 import numpy as np
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from experiments.playing.engine import Engine, Frame
@@ -105,7 +107,7 @@ def make(workdir: str, checkpoint: str = "latest") -> gr.Blocks:
         def look(found: list[Frame], index: float) -> Any:
             return _grid(found[int(index)].images) if 0 <= index < len(found) else gr.skip()
 
-        def interpolate(second: Any, *values: Any) -> np.ndarray:
+        def interpolate(second: Any, *values: Any) -> str:
             with told_to_the_user():
                 seed = Settings.of({"seed": second}).seed
                 return _grid(engine.between(asked(*values), seed), columns=8)
@@ -115,9 +117,9 @@ def make(workdir: str, checkpoint: str = "latest") -> gr.Blocks:
                 return None, None
             with told_to_the_user():
                 picture = engine.read(Path(path))
-                return picture, _enlarged(picture, max(1, CANVAS // max(picture.shape[:2])))
+                return picture, _file(picture, max(1, CANVAS // max(picture.shape[:2])))
 
-        def encode(picture: np.ndarray | None, *values: Any) -> tuple[np.ndarray, str]:
+        def encode(picture: np.ndarray | None, *values: Any) -> tuple[str, str]:
             with told_to_the_user():
                 if picture is None:
                     raise UserError("upload a picture first")
@@ -127,7 +129,7 @@ def make(workdir: str, checkpoint: str = "latest") -> gr.Blocks:
                 row = _grid(np.stack([picture, code, decoded]), columns=3)
                 return row, f"The decoded picture is off by {size:.4f} (rms, of values in [-1, 1])."
 
-        def fill(picture: np.ndarray | None, painted: Any, *values: Any) -> np.ndarray:
+        def fill(picture: np.ndarray | None, painted: Any, *values: Any) -> str:
             with told_to_the_user():
                 if picture is None:
                     raise UserError("upload a picture first")
@@ -212,15 +214,21 @@ def _heading(engine: Engine, name: str) -> str:
     return f"## `{text}`\nstep {engine.run.step:,} of `{config.config}`, {height}x{width} pixels"
 
 
-def _grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
-    """Pictures side by side, enlarged."""
-    return _enlarged(pictures.grid(images, columns), pictures.zoom(images))
+def _grid(images: np.ndarray, columns: int | None = None) -> str:
+    """Pictures side by side, enlarged, as a file."""
+    return _file(pictures.grid(images, columns), pictures.zoom(images))
 
 
-def _enlarged(picture: np.ndarray, times: int) -> np.ndarray:
-    """A picture with every pixel as a square, RGB."""
-    large = picture.repeat(times, 0).repeat(times, 1)
-    return np.broadcast_to(large, (*large.shape[:2], 3))
+def _file(picture: np.ndarray, zoom: int) -> str:
+    """A picture, enlarged, as a file that is whole and stays as it is.
+
+    Given an array, Gradio would write the file of the same picture anew while a page reads it.
+    """
+    sum_ = hashlib.sha256(picture.tobytes() + repr((picture.shape, zoom)).encode())
+    path = Path(get_upload_folder()) / sum_.hexdigest() / "image.png"
+    if not path.exists():
+        pictures.save_png(path, picture, zoom)
+    return str(path)
 
 
 def _mask(painted: Any, height: int, width: int) -> np.ndarray:
