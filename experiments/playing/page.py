@@ -224,8 +224,8 @@ def _file(picture: np.ndarray, zoom: int) -> str:
 
     Given an array, Gradio would write the file of the same picture anew while a page reads it.
     """
-    sum_ = hashlib.sha256(picture.tobytes() + repr((picture.shape, zoom)).encode())
-    path = Path(get_upload_folder()) / sum_.hexdigest() / "image.png"
+    digest = hashlib.sha256(picture.tobytes() + repr((picture.shape, zoom)).encode()).hexdigest()
+    path = Path(get_upload_folder()) / digest / "image.png"
     if not path.exists():
         pictures.save_png(path, picture, zoom)
     return str(path)

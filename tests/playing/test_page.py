@@ -205,19 +205,19 @@ def test_a_file_that_is_no_picture_gives_a_message(open_page, tmp_path, content)
     page.get_by_text("upload a picture first").first.wait_for()
 
 
-def test_the_file_of_a_picture_is_written_once(root, monkeypatch):
-    from experiments.playing import page
+def test_the_file_of_a_picture_is_written_once(open_page, root):
+    def files():
+        return {
+            (path, path.stat().st_ino, path.stat().st_mtime_ns)
+            for path in (root / "gradio").rglob("*.png")
+        }
 
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(root / "once"))
-    images = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
-    first = page._grid(images)
-    before = Path(first).stat()
-    assert page._grid(images) == first
-    after = Path(first).stat()
-    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert page._grid(images, columns=1) != first
-    with Image.open(first) as image:
-        assert image.size == (2 * 8 * 12 + 2 * 12, 8 * 12)
+    first = press(open_page("?num=2&steps=3"), "draw", "shown")
+    before = files()
+    assert before
+    second = press(open_page("?num=2&steps=3"), "draw", "shown")
+    np.testing.assert_array_equal(first, second)
+    assert files() == before
 
 
 def test_two_people_at_once_both_get_their_pictures(open_page):
