@@ -264,6 +264,8 @@ def test_the_papers_findings_hold_for_the_papers_tables(columns):
         in text
     )
     assert "| at S = T = 1000 σ̂ is below every other row | yes (4 of 4)" in text
+    n = len(columns) - 1
+    assert f"| with eta = 0 each S is better than the one before | yes ({n} of {n})" in text
     assert f"* Lowest FD in each column: eta = 0 at S = {few}; σ̂ at S = 1000." in text
     assert "network's own error" not in text.split("The paper's findings")[0].split("falls from")[1]
     assert "At S = 10 σ̂ is the worst of 5 rows by FD" in text
@@ -289,13 +291,23 @@ def test_a_table_of_another_shape_is_told_as_it_is():
     )
     assert "| at S = T = 1000 σ̂ is below every other row | no (3 of 4)" in text
     assert "At S = 10 σ̂ is the best of 5 rows" in text
+    assert "| no (0 of 4) | no (0 of 4) | 0 of 4 | 3 of 4 |" in text
+
+
+def test_a_table_that_worsens_with_more_steps_says_so():
+    worse = {10: CIFAR10[1000], 100: CIFAR10[100], 1000: CIFAR10[10]}
+    text = "\n".join(findings.lines(table1(worse, std=0.001)))
+    assert (
+        "| with eta = 0 each S is better than the one before | no (0 of 2) | no (0 of 2) | 0 of 2 "
+        "| 1 of 2 |"
+    ) in text  # 0.0404 and 0.0416 are within the sum of both deviations
 
 
 def test_differences_within_the_spread_are_not_called_clear():
     wide = "\n".join(findings.lines(table1(CIFAR10, std=10.0)))
     assert "none at S = 10; none at S = 100; none at S = 1000" in wide
     assert "is not clearly above" in wide
-    assert wide.count("| 0 of ") == 3
+    assert wide.count("| 0 of ") == 8  # four findings, neither clearly so nor reversed
     sharp = "\n".join(findings.lines(table1(CIFAR10, std=1e-6)))
     assert "eta = 0.2, eta = 0.5, eta = 1 and σ̂ at S = 10" in sharp
     assert "is clearly above" in sharp
