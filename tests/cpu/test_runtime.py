@@ -20,6 +20,13 @@ def test_compiler_options_are_accepted_here():
     assert float(jax.jit(lambda x: 2 * x, compiler_options=options)(1.0)) == 2
 
 
+def test_an_option_that_this_jaxlib_does_not_know_is_left_out_and_the_others_stay(monkeypatch):
+    known = jaxddim.compiler_options()
+    monkeypatch.setattr(runtime, "_OPTIONS", runtime._OPTIONS | {"xla_cpu_no_such_option": 1})
+    assert runtime.compiler_options.__wrapped__() == known
+
+
+
 def test_this_jaxlib_still_needs_the_option():
     """If this fails, `compiler_options` may no longer be needed: time it without."""
 
