@@ -1,4 +1,7 @@
-"""Settings of the property tests, which have no deadline since some compile; a quicker compiler."""
+"""Settings of the property tests, which have no deadline since some compile; a quicker compiler.
+
+Files with slow tests come first, so that no worker is left alone with one at the end.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,6 +15,12 @@ hypothesis.settings.register_profile(
     "jaxddim", deadline=None, derandomize=True, database=None, max_examples=50
 )
 hypothesis.settings.load_profile("jaxddim")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first; otherwise in the order that they were found in."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @contextlib.contextmanager

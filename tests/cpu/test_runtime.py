@@ -26,7 +26,6 @@ def test_an_option_that_this_jaxlib_does_not_know_is_left_out_and_the_others_sta
     assert runtime.compiler_options.__wrapped__() == known
 
 
-
 def test_this_jaxlib_still_needs_the_option():
     """If this fails, `compiler_options` may no longer be needed: time it without."""
 
