@@ -9,7 +9,8 @@ from benchmarks.studies import gpu
 from experiments.terminal.errors import UserError
 
 
-def test_each_contender_is_named_and_timed_or_says_why_not(tmp_path, capfd):
+def test_each_contender_is_named_and_timed_or_says_why_not(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiles faster
     config = gpu.GpuConfig(
         network="unet",
         batch=1,
