@@ -225,7 +225,7 @@ def test_it_is_refused_at_once_and_nothing_happens(kind, tmp_path, monkeypatch):
     started = time.process_time()
     with pytest.raises(ValueError, match="weights: ") as caught:
         reader.load("weights")
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 10  # a bomb takes minutes
     assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
     assert known() == before
