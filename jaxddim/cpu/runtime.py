@@ -22,8 +22,8 @@ def compiler_options() -> dict[str, Any]:
     """Options for ``jax.jit(..., compiler_options=)`` on this machine; {} if none help.
 
     On CPU, jaxlib may hand convolutions to a library whose weight gradients are several times
-    slower than XLA's own, and it computes with half of AVX-512's width where the processor has
-    it. Both options are XLA's own affair, so each is used only if this jaxlib accepts it.
+    slower than XLA's own, and by default it uses half of AVX-512's width where the processor has
+    it. Either option may disappear from XLA, so each is used only if this jaxlib accepts it.
 
     Returns:
       A dict for jax.jit. Do not use it on a function that is itself called under jit.

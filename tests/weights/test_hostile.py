@@ -222,10 +222,13 @@ def test_it_is_refused_at_once_and_nothing_happens(kind, tmp_path, monkeypatch):
     (tmp_path / "weights").write_bytes(KINDS[kind]())
     monkeypatch.chdir(tmp_path)
     before, modules = known(), set(sys.modules)
-    started = time.process_time()
-    with pytest.raises(ValueError, match="weights: ") as caught:
-        reader.load("weights")
-    assert time.process_time() - started < 10  # a bomb takes minutes
+    took = []
+    for _ in range(3):  # other work on the machine slows some
+        started = time.process_time()
+        with pytest.raises(ValueError, match="weights: ") as caught:
+            reader.load("weights")
+        took.append(time.process_time() - started)
+    assert min(took) < 1
     assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
     assert known() == before
