@@ -24,6 +24,7 @@ WAIT = 120_000
 """Milliseconds; the machine may be busy."""
 
 pytestmark = [
+    pytest.mark.usefixtures("all_cores"),  # a browser and a server work at once
     pytest.mark.slow,  # starts a browser and a server, which compiles
     pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (apt-get install chromium)"),
 ]
