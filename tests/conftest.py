@@ -1,8 +1,7 @@
 """Settings of the property tests, which have no deadline since some compile; a quicker compiler.
 
-Files with slow tests come first, so that no worker is left alone with one at the end. Each worker
-has cores of its own: threads of two processes on the same cores wait for each other, which took
-half more time on two cores.
+Files with slow tests come first, so that no worker is left alone with one at the end. NumPy's
+threads wait by spinning: two processes with a thread for each core hinder each other.
 """
 
 import contextlib
@@ -20,30 +19,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("jaxddim")
 
 
-CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []  # Linux only
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    """Shares the cores out, before JAX starts, which makes a thread for each."""
-    worker = getattr(config, "workerinput", None)  # of pytest-xdist
-    if worker and CORES:
-        number, count = int(worker["workerid"].removeprefix("gw")), worker["workercount"]
-        os.sched_setaffinity(0, CORES[number % len(CORES) :: count])
-    elif workers := getattr(config.option, "numprocesses", None):  # their parent
-        # NumPy's threads, made as it is imported, which pytest's plugins do
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(max(1, len(CORES) // workers)))
-
-
-@pytest.fixture(scope="module")
-def all_cores():
-    """For processes that the tests start: the cores of all workers."""
-    if not CORES:
-        yield
-        return
-    mine = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, CORES)
-    yield
-    os.sched_setaffinity(0, mine)
+    """Shares the cores out among the workers' NumPy, which makes its threads as it is imported."""
+    if workers := getattr(config.option, "numprocesses", None):
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(threads))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

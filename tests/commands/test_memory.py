@@ -25,13 +25,10 @@ runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
 """
 LINES = 6
 
-pytestmark = [
-    pytest.mark.skipif(
-        not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "mallopt"),
-        reason="keep_memory needs glibc",
-    ),
-    pytest.mark.usefixtures("all_cores"),  # several threads allocate
-]
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "mallopt"),
+    reason="keep_memory needs glibc",
+)
 
 
 @pytest.mark.slow  # starts two processes, which compile

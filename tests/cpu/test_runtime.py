@@ -99,7 +99,6 @@ def test_what_a_long_compilation_left_is_returned(seconds, returned):
 
 
 @needs_glibc
-@pytest.mark.usefixtures("all_cores")  # several threads allocate
 def test_kept_memory_is_not_asked_for_again():
     def last_calls(argument):
         process = subprocess.run(

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -24,7 +25,6 @@ WAIT = 120_000
 """Milliseconds; the machine may be busy."""
 
 pytestmark = [
-    pytest.mark.usefixtures("all_cores"),  # a browser and a server work at once
     pytest.mark.slow,  # starts a browser and a server, which compiles
     pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (apt-get install chromium)"),
 ]
@@ -49,10 +49,14 @@ def served(root, workdir):
         line = process.stdout.readline()
         assert f"http://127.0.0.1:{port}" in line, process.communicate()
         address = f"http://127.0.0.1:{port}/"
-        for _ in range(600):
-            with contextlib.suppress(urllib.error.URLError):
+        end = time.monotonic() + 60
+        while True:  # a refused connection is told at once
+            try:
                 urllib.request.urlopen(address, timeout=10).close()
                 break
+            except urllib.error.URLError:
+                assert time.monotonic() < end, f"nothing answers at {address}"
+                time.sleep(0.1)
         yield address
     finally:
         process.terminate()

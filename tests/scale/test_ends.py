@@ -10,7 +10,6 @@ from tests.scale import layouts
 from tests.scale.layouts import WAIT, ran, said, started, wait_for
 
 root = layouts.root
-pytestmark = pytest.mark.usefixtures("all_cores")  # two processes work at once
 LONG = ("--train.steps=80", "--train.checkpoint-every=20", "--train.sample-every=80")
 
 

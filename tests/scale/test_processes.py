@@ -15,7 +15,6 @@ from tests.scale import layouts
 from tests.scale.layouts import WAIT, ran, said, started, wait_for
 
 root = layouts.root
-pytestmark = pytest.mark.usefixtures("all_cores")  # two processes work at once
 
 
 def difference(one, other):
