@@ -87,8 +87,7 @@ def test_the_seeds_network_in_both_modes_and_its_statistics(trained_seed):
     theirs = nhwc(network(nchw(x), torch.from_numpy(index)))
     exact = nhwc(copy.deepcopy(network).double()(nchw(x).double(), torch.from_numpy(index)))
     rounding = largest(theirs, exact)  # 1.6e-6 on a Xeon with AVX-512
-    assert rounding <= 2e-6
-    assert largest(ours(found)(x, index), theirs) <= max(1e-6, rounding)
+    assert largest(ours(found)(x, index), theirs) <= np.clip(rounding, 1e-6, 2e-6)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     network.train()
     expected = nhwc(network(nchw(x), torch.from_numpy(index)))
