@@ -60,5 +60,5 @@ def by_platform(
             form = functools.partial(several, devices=devices)
         return mlir.lower_fun(form, multiple_results=False)(ctx, *args, **params)
 
-    mlir.register_lowering(primitive, lowered, platform="cpu")
+    mlir.register_lowering(primitive, lowered, platform="cpu", inline=False)
     return primitive

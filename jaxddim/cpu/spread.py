@@ -53,6 +53,7 @@ ad.deflinear2(_total_p, lambda ct, x: [spread(ct, *x.aval.shape[1:-1])])
 ad.deflinear2(_spread_p, lambda ct, v, **_: [total(ct)])
 
 
+@jax.jit
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """Adds the same vector to every pixel of every image: `[b, h, w, c]` and `[c]`."""
     return x + spread(jnp.broadcast_to(bias, (x.shape[0], *bias.shape)), *x.shape[1:-1])

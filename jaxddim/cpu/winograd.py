@@ -53,8 +53,12 @@ _AT, _G, _BT = _matrices()
 def _combine(matrix: np.ndarray, parts: list[jax.Array], axis: int = 0) -> jax.Array:
     """The rows of a small matrix times a list of arrays, stacked."""
 
+    @functools.cache
+    def full(weight: float) -> jax.Array:
+        return lax.full_like(parts[0], weight)
+
     def times(part: jax.Array, weight: float) -> jax.Array:
-        return part if weight == 1 else lax.mul(part, lax.full_like(part, weight))
+        return part if weight == 1 else lax.mul(part, full(weight))
 
     rows = (
         functools.reduce(lax.add, [times(p, w) for w, p in zip(row, parts, strict=True) if w])
@@ -75,30 +79,30 @@ def _data(x: jax.Array) -> jax.Array:
 
 def _kernel(k: jax.Array) -> jax.Array:
     """G k G^T: `[3, 3, c, d] -> [36, c, d]`."""
-    rows = _combine(_G, [k[i] for i in range(3)])
-    return _combine(_G, [rows[:, j] for j in range(3)], 1).reshape(36, *k.shape[2:])
+    rows = _combine(_G, jnp.unstack(k))
+    return _combine(_G, jnp.unstack(rows, axis=1), 1).reshape(36, *k.shape[2:])
 
 
 def _kernel_adjoint(u: jax.Array) -> jax.Array:
     """G^T u G: `[36, c, d] -> [3, 3, c, d]`."""
     u = u.reshape(6, 6, *u.shape[1:])
-    rows = _combine(_G.T, [u[i] for i in range(6)])
-    return _combine(_G.T, [rows[:, j] for j in range(6)], 1)
+    rows = _combine(_G.T, jnp.unstack(u))
+    return _combine(_G.T, jnp.unstack(rows, axis=1), 1)
 
 
 def _output(m: jax.Array, b: int, h: int, w: int) -> jax.Array:
     """A^T m A of every tile: `[36, tiles, d] -> [b, h, w, d]`."""
     m = m.reshape(6, 6, b, h // 4, w // 4, -1)
-    m = _combine(_AT, [m[i] for i in range(6)], 3)
-    return _combine(_AT, [m[j] for j in range(6)], 4).reshape(b, h, w, -1)
+    m = _combine(_AT, jnp.unstack(m), 3)
+    return _combine(_AT, jnp.unstack(m), 4).reshape(b, h, w, -1)
 
 
 def _output_adjoint(y: jax.Array) -> jax.Array:
     """A y A^T of every tile: `[b, h, w, d] -> [36, tiles, d]`."""
     b, h, w, d = y.shape
     y = y.reshape(b, h // 4, 4, w // 4, 4, d)
-    y = _combine(_AT.T, [y[:, :, i] for i in range(4)])
-    return _combine(_AT.T, [y[:, :, :, :, j] for j in range(4)], 1).reshape(36, -1, d)
+    y = _combine(_AT.T, jnp.unstack(y, axis=2))
+    return _combine(_AT.T, jnp.unstack(y, axis=4), 1).reshape(36, -1, d)
 
 
 def _divisor(of: int, most: float) -> int:
@@ -145,6 +149,7 @@ def _dot(a: jax.Array, b: jax.Array, i: int, j: int) -> jax.Array:
     return lax.dot_general(a, b, (((i,), (j,)), ((0,), (0,))))
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def forward(x: jax.Array, k: jax.Array, devices: int = 1) -> jax.Array:
     """The convolution with padding 1: `[b, h, w, c]`, `[3, 3, c, d]` -> `[b, h, w, d]`.
 

@@ -34,6 +34,7 @@ _XAVIER = nn.initializers.xavier_uniform()
 _NORMAL = nn.initializers.normal(0.02)
 
 
+@jax.jit
 def _modulated(h: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     """The layer norm of each token, in float32, scaled and shifted."""
     x = h.astype(jnp.float32)

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from jaxddim.cpu.conv import conv
 from jaxddim.cpu.spread import add_bias
+from jaxddim.models.parameters import param
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
@@ -21,8 +22,8 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
 def _layer(module: Any, x: jax.Array, transposed: bool) -> jax.Array:
     """Creates a module's parameters and convolves x with them."""
     shape = (*_pair(module.kernel_size), x.shape[-1], module.features)
-    kernel = module.param("kernel", module.kernel_init, shape, jnp.float32)
-    bias = module.param("bias", nn.initializers.zeros, (module.features,), jnp.float32)
+    kernel = param(module, "kernel", module.kernel_init, shape)
+    bias = param(module, "bias", nn.initializers.zeros, (module.features,))
     x, kernel, bias = (array.astype(module.dtype) for array in (x, kernel, bias))
     padding = module.padding
     if not isinstance(padding, str):
@@ -95,8 +96,8 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        kernel = param(self, "kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = param(self, "bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = (array.astype(self.dtype) for array in (x, kernel, bias))
         y = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
         return add_bias(y, bias)

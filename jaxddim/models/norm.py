@@ -12,6 +12,7 @@ Group: arXiv 1803.08494. Batch: arXiv 1502.03167.
 """
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -20,6 +21,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from jaxddim.cpu.spread import spread, total
+from jaxddim.models.parameters import param
 
 
 def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -31,6 +33,22 @@ def _moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _multiply_add(x: jax.Array, a: jax.Array, c: jax.Array) -> jax.Array:
     """x a + c with a and c `[b, c]`."""
     return x * spread(a, *x.shape[1:-1]) + spread(c, *x.shape[1:-1])
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _group_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, groups: int, epsilon: float
+) -> jax.Array:
+    """With jit it is traced and differentiated once for all layers of a shape."""
+
+    def over_group(moment: jax.Array) -> jax.Array:  # [b, c] -> [b, c], equal within a group
+        grouped = moment.reshape(*moment.shape[:-1], groups, -1)
+        mean = jnp.mean(grouped, -1, keepdims=True)
+        return jnp.broadcast_to(mean, grouped.shape).reshape(moment.shape)
+
+    mean, square = map(over_group, _moments(x))
+    a = scale * lax.rsqrt(jnp.maximum(square - mean * mean, 0) + epsilon)
+    return _multiply_add(x, a, bias - mean * a)
 
 
 class GroupNorm(nn.Module):
@@ -55,19 +73,10 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         if channels % self.groups:
             raise ValueError(f"{self.groups} groups do not divide {channels} channels")
-        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        scale = param(self, "scale", nn.initializers.ones, (channels,))
+        bias = param(self, "bias", nn.initializers.zeros, (channels,))
         x = x.astype(jnp.float32)
-
-        def over_group(moment: jax.Array) -> jax.Array:  # [b, c] -> [b, c], equal within a group
-            grouped = moment.reshape(*moment.shape[:-1], self.groups, -1)
-            mean = jnp.mean(grouped, -1, keepdims=True)
-            return jnp.broadcast_to(mean, grouped.shape).reshape(moment.shape)
-
-        mean, square = map(over_group, _moments(x))
-        a = scale * lax.rsqrt(jnp.maximum(square - mean * mean, 0) + self.epsilon)
-        c = bias - mean * a
-        return _multiply_add(x, a, c).astype(self.dtype)
+        return _group_norm(x, scale, bias, self.groups, float(self.epsilon)).astype(self.dtype)
 
 
 class BatchNorm(nn.Module):
@@ -100,8 +109,8 @@ class BatchNorm(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         shape = x.shape[-1:]
         x = x.astype(jnp.float32)
-        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        scale = param(self, "scale", nn.initializers.ones, shape)
+        bias = param(self, "bias", nn.initializers.zeros, shape)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         if train and not self.is_initializing():

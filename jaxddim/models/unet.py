@@ -43,9 +43,10 @@ def _init(scale: float = 1.0) -> nn.initializers.Initializer:
     return nn.initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
 
 
+@partial(jax.jit, static_argnums=2)
 def _dropout(key: jax.Array, x: jax.Array, rate: float) -> jax.Array:
     """Dropout that keeps the mean of x, with 16 random bits per element."""
-    dropped = min(round(float(rate) * 2**16), 2**16 - 1)
+    dropped = min(round(rate * 2**16), 2**16 - 1)
     words = jax.random.bits(key, ((x.size + 1) // 2,), jnp.uint32)
     bits = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size].reshape(x.shape)
     return jnp.where(bits < dropped, 0, x * (2**16 / (2**16 - dropped)))
@@ -70,7 +71,7 @@ class ResnetBlock(nn.Module):
         h = h + spread(dense(name="temb_proj")(nn.swish(temb)), *h.shape[1:3])
         h = nn.swish(norm(name="norm2")(h))
         if train and self.dropout:
-            h = _dropout(self.make_rng("dropout"), h, self.dropout)
+            h = _dropout(self.make_rng("dropout"), h, float(self.dropout))
         h = conv(kernel_init=_init(0.0), name="conv2")(h)
         if x.shape[-1] != self.features:
             x = Dense(self.features, dtype=self.dtype, kernel_init=_init(), name="nin_shortcut")(x)
@@ -87,17 +88,22 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        b, _, _, c = x.shape
-        head = self.head_dim or c
-        dense = partial(Dense, c, dtype=self.dtype)
+        dense = partial(Dense, x.shape[-1], dtype=self.dtype)
         h = GroupNorm(self.groups, epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
         q, k, v = (dense(kernel_init=_init(), name=name)(h) for name in "qkv")
-        q, k, v = (_heads(a.reshape(b, -1, c), head) for a in (q, k, v))
-        logits = jnp.einsum("bqc,bkc->bqk", q * head**-0.5, k, preferred_element_type=jnp.float32)
-        weights = nn.softmax(logits, axis=-1).astype(self.dtype)
-        h = jnp.einsum("bqk,bkc->bqc", weights, v)
-        h = h.reshape(b, c // head, -1, head).swapaxes(1, 2)
-        return x + dense(kernel_init=_init(0.0), name="proj_out")(h.reshape(x.shape))
+        h = _attend(q, k, v, self.head_dim or x.shape[-1])
+        return x + dense(kernel_init=_init(0.0), name="proj_out")(h)
+
+
+@partial(jax.jit, static_argnums=3)
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, head: int) -> jax.Array:
+    """Attention of all pixels to all, `[b, h, w, c]`, in heads of `head` channels."""
+    shape, (b, _, _, c), dtype = q.shape, q.shape, q.dtype
+    q, k, v = (_heads(a.reshape(b, -1, c), head) for a in (q, k, v))
+    logits = jnp.einsum("bqc,bkc->bqk", q * head**-0.5, k, preferred_element_type=jnp.float32)
+    weights = nn.softmax(logits, axis=-1).astype(dtype)
+    h = jnp.einsum("bqk,bkc->bqc", weights, v)
+    return h.reshape(b, c // head, -1, head).swapaxes(1, 2).reshape(shape)
 
 
 def _heads(x: jax.Array, head: int) -> jax.Array:

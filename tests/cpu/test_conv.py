@@ -230,6 +230,16 @@ def test_the_fast_path_changes_nothing_for_gpu_and_tpu(model, shape):
 
 
 @pytest.mark.slow  # compiles a network three times
+def test_equal_layers_are_lowered_once():
+    def two(x, k):
+        return conv(conv(x, k), k + 1)
+
+    x, k = jnp.ones([2, 8, 8, 4]), jnp.ones([3, 3, 4, 4])
+    program = jax.jit(two).lower(x, k).as_text()
+    assert program.count("func.func private @conv") == 1
+    assert program.count("call @conv") == 2
+
+
 def test_one_export_serves_cpu_and_gpu():
     model, shape = NETWORKS[0]
     x, index = jnp.zeros(shape), jnp.zeros(shape[:1], jnp.int32)

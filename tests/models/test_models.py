@@ -10,6 +10,7 @@ import re
 from functools import partial
 
 import chex
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -653,6 +654,17 @@ def test_patch_keeps_the_image_and_shrinks_the_features():
         "down_0_attn_0", "mid_attn_1", "up_0_attn_0", "up_0_attn_1",
     }  # fmt: skip
     assert jax.eval_shape(model.apply, variables, x, index).shape == (2, 16, 24, 6)
+
+
+@pytest.mark.parametrize(
+    ("ours", "other"),
+    [(SMALL, SMALL.copy(channels=16)), (SIMPLE, SIMPLE.copy(channels=(6, 8, 12)))],
+)
+def test_parameters_of_another_shape_are_said(ours, other):
+    x, index = jnp.zeros([2, 8, 8, 3]), jnp.zeros(2, jnp.int32)
+    variables = jax.eval_shape(other.init, jax.random.key(0), x, index)
+    with pytest.raises(flax.errors.ScopeParamShapeError, match="the existing parameter"):
+        jax.eval_shape(ours.apply, variables, x, index)
 
 
 def test_mlp_follows_the_same_contract():
