@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from jaxddim.runs import build
 from tests import tiny
+from tests.faults import small
 
 QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 LOOP = ["--train.checkpoint-every", "3", "--train.sample-every", "7", "--train.log-every", "5"]
@@ -65,6 +67,14 @@ def one_line(ended: Ended, *parts: str) -> None:
     assert line == ended.told.splitlines()[-1]
     for part in parts:
         assert part in line, line
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_network() -> Iterator[None]:
+    """That of the starter, for what is run or restored in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "SimpleUNet", small.Small)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -37,12 +37,12 @@ def test_a_full_disk_ends_a_run_with_a_line_and_it_goes_on_when_there_is_room(
 ):
     disk, workdir = tmp_path / "disk", tmp_path / "disk" / "run"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500k", "none", str(disk)])
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1400k", "none", str(disk)])
     if mounted.returncode:
         pytest.skip("no file system can be mounted here")
     try:
         command = flags(start.root, workdir, "--train.steps", 45, AVERAGES)
-        for kilobytes in (1400, 900, 500, 200):
+        for kilobytes in (1300, 800, 400, 200):
             filled = disk / "filled"
             filled.write_bytes(bytes(1024 * kilobytes))
             before = tiny.saved(workdir)
