@@ -17,6 +17,13 @@ from tests import tiny
 FLAGS = [*tiny.NETWORK, "--data.source=rendered", "--data.num-images=64", "--train.batch-size=16"]
 FLAGS += ["--train.sample-steps=5", "--train.accumulate=2", "--model.dropout=0.1"]
 FLAGS += ["--train.checkpoint-every=10", "--train.sample-every=20", "--train.steps=20"]
+COMMAND = """
+import runpy
+from tests.faults.starter import keep_compiled
+
+keep_compiled()
+runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
+"""
 WAIT = 300
 """Seconds after which a process counts as hanging, on the slowest machine."""
 
@@ -37,6 +44,7 @@ def started(root, workdir, layout, *flags, each=None):
     for index in range(count):
         env = tiny.environment(root) | {"XLA_FLAGS": xla}
         words = [*FLAGS, "--workdir", str(workdir), *flags]
+        command = ["-c", COMMAND] if index else ["-m", "experiments.train"]
         if count > 1:
             env |= dict(zip(processes.VARIABLES, (address, str(count), str(index)), strict=True))
             env["JAX_COORDINATOR_BIND_ADDRESS"] = address
@@ -45,7 +53,7 @@ def started(root, workdir, layout, *flags, each=None):
         with (root / f"{workdir.name}-{index}.out").open("w") as out:
             running.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "experiments.train", *words],
+                    [sys.executable, *command, *words],
                     cwd=tiny.REPOSITORY,
                     env=env,
                     stdout=out,
