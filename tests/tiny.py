@@ -170,14 +170,18 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
 
 
 def events(workdir: Path) -> list[Any]:
-    """The TensorBoard events of a run, each stored as length, checksum, event, checksum."""
+    """The TensorBoard events of a run, each stored as length, checksum, event, checksum.
+
+    Where a disk became full, the last one of a file is cut short, which TensorBoard leaves out too.
+    """
     from tensorboardX.proto.event_pb2 import Event
 
     found = []
     for path in sorted(workdir.glob("events.out.tfevents.*")):
         content = path.read_bytes()
-        while content:
+        while len(content) > 8:
             (length,) = struct.unpack("<Q", content[:8])
-            found.append(Event.FromString(content[12 : 12 + length]))
+            if len(content) >= 16 + length:
+                found.append(Event.FromString(content[12 : 12 + length]))
             content = content[16 + length :]
     return found

@@ -57,6 +57,7 @@ def handled() -> Iterator[list[int]]:
       SystemExit: with code 130, where the process is not a command.
     """
     arrived: list[int] = []
+    inside: list[Any] = []
     numbers = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     if not is_command() or not numbers:
         try:
@@ -70,17 +71,21 @@ def handled() -> Iterator[list[int]]:
         tell(number)
         arrived.append(number)
         logging.disable()  # what libraries say of it
-        raise KeyboardInterrupt
+        if not inside:
+            raise KeyboardInterrupt
 
     def again() -> None:
         _Watched.raised += 1
         signal.pthread_kill(main, numbers[0])
 
     def unraisable(found: Any) -> None:
-        if found.exc_type is KeyboardInterrupt:
-            threading.Timer(AGAIN, again).start()
-        elif not arrived:
+        inside.append(found)  # Python would print what is raised in here, and lose it
+        before, swallowed = len(arrived), found.exc_type is KeyboardInterrupt
+        if not swallowed and not arrived:
             sys.__unraisablehook__(found)
+        if swallowed or len(arrived) > before:
+            threading.Timer(AGAIN, again).start()
+        inside.pop()
 
     def in_thread(found: Any) -> None:
         if not arrived:

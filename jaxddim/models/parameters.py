@@ -1,13 +1,14 @@
 """Parameters of layers whose shapes are known."""
 
+from typing import Any
+
 import flax.errors
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 
-def param(module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]) -> jax.Array:
+def param(module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]) -> Any:
     """`module.param` in float32; that traces `init` in every call, only to compare shapes.
 
     Raises:
