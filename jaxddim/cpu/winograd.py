@@ -22,7 +22,7 @@ Source: arXiv 1509.09308; on points and error arXiv 1803.10986.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 _AT, _G, _BT = _matrices()
 
 
-def _combine(matrix: np.ndarray, parts: list[jax.Array], axis: int = 0) -> jax.Array:
+def _combine(matrix: np.ndarray, parts: Sequence[jax.Array], axis: int = 0) -> jax.Array:
     """The rows of a small matrix times a list of arrays, stacked."""
 
     @functools.cache
