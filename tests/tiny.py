@@ -169,19 +169,23 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
         assert a.tobytes() == b.tobytes(), f"{jax.tree_util.keystr(path)} differs"
 
 
-def events(workdir: Path) -> list[Any]:
+def events(workdir: Path, cut: bool = False) -> list[Any]:
     """The TensorBoard events of a run, each stored as length, checksum, event, checksum.
 
-    Where a disk became full, the last one of a file is cut short, which TensorBoard leaves out too.
+    With `cut` the last one of a file may be cut short, as a full disk does; TensorBoard leaves it
+    out too.
     """
     from tensorboardX.proto.event_pb2 import Event
 
     found = []
     for path in sorted(workdir.glob("events.out.tfevents.*")):
         content = path.read_bytes()
-        while len(content) > 8:
+        while content:
+            if cut and len(content) < 16:
+                break
             (length,) = struct.unpack("<Q", content[:8])
-            if len(content) >= 16 + length:
-                found.append(Event.FromString(content[12 : 12 + length]))
+            if cut and len(content) < 16 + length:
+                break
+            found.append(Event.FromString(content[12 : 12 + length]))
             content = content[16 + length :]
     return found

@@ -81,11 +81,13 @@ def handled() -> Iterator[list[int]]:
     def unraisable(found: Any) -> None:
         inside.append(found)  # Python would print what is raised in here, and lose it
         before, swallowed = len(arrived), found.exc_type is KeyboardInterrupt
-        if not swallowed and not arrived:
-            sys.__unraisablehook__(found)
-        if swallowed or len(arrived) > before:
-            threading.Timer(AGAIN, again).start()
-        inside.pop()
+        try:
+            if not swallowed and not arrived:
+                sys.__unraisablehook__(found)
+            if swallowed or len(arrived) > before:
+                threading.Timer(AGAIN, again).start()
+        finally:
+            inside.pop()
 
     def in_thread(found: Any) -> None:
         if not arrived:

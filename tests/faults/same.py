@@ -11,7 +11,7 @@ from tests import tiny
 def events(workdir: Path) -> list[tuple[int, str, Any]]:
     """What TensorBoard shows: each start hides what earlier files hold from its step on."""
     shown: list[tuple[int, str, Any]] = []
-    for event in tiny.events(workdir):
+    for event in tiny.events(workdir, cut=True):
         if event.HasField("session_log"):
             shown = [one for one in shown if one[0] < event.step]
         for value in event.summary.value:
