@@ -35,6 +35,9 @@ SMALL = [
     "1",
 ]  # compiles in half the time
 LOOP = ["--train.checkpoint-every", "5", "--train.sample-steps", "9"]
+QUICK = "--xla_backend_optimization_level=0"
+QUICK += " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+"""Flags of XLA that halve the time of compiling, for processes of their own."""
 KEPT = {  # cache every compiled function, since compiling takes most of a run's time
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,

@@ -7,10 +7,11 @@ import pytest
 from benchmarks.machine import installed
 from benchmarks.studies import gpu
 from experiments.terminal.errors import UserError
+from tests.tiny import QUICK
 
 
 def test_each_contender_is_named_and_timed_or_says_why_not(tmp_path, capfd, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # compiles faster
+    monkeypatch.setenv("XLA_FLAGS", QUICK)
     config = gpu.GpuConfig(
         network="unet",
         batch=1,

@@ -218,7 +218,7 @@ def test_a_field_may_differ_exactly_when_it_changes_nothing_that_was_computed(fi
 
 @pytest.mark.slow  # starts two processes, the first of which compiles
 def test_two_devices_train_save_one_copy_and_resume(root, tmp_path):
-    devices = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    devices = f"--xla_force_host_platform_device_count=2 {tiny.QUICK}"
     for steps, told in ((3, "on 2 cpu device(s)"), (5, "resumed at step 3")):
         flags = [*tiny.flags(root, tmp_path), *tiny.SMALL, "--train.steps", steps]
         process = tiny.start(root, "train", *flags, XLA_FLAGS=devices)

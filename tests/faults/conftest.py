@@ -14,7 +14,6 @@ from jaxddim.runs import build
 from tests import tiny
 from tests.faults import small
 
-QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 LOOP = ["--train.checkpoint-every", "3", "--train.sample-every", "7", "--train.log-every", "5"]
 LOOP += ["--train.num-samples", "1", "--train.sample-steps", "2"]
 
@@ -34,7 +33,7 @@ class Starter:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.starter"],
             cwd=tiny.REPOSITORY,
-            env=tiny.environment(root) | QUICK,
+            env=tiny.environment(root) | {"XLA_FLAGS": tiny.QUICK},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -39,7 +39,7 @@ def started(root, workdir, layout, *flags, each=None):
     """The processes of a layout such as 2x1: processes, and devices of each."""
     count, devices = map(int, layout.split("x"))
     address = f"127.0.0.1:{port()}"
-    xla = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    xla = f"--xla_force_host_platform_device_count={devices} {tiny.QUICK}"
     running = []
     for index in range(count):
         env = tiny.environment(root) | {"XLA_FLAGS": xla}

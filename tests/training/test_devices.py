@@ -17,6 +17,7 @@ import pytest
 
 import jaxddim
 from jaxddim.cpu.conv import conv
+from tests.tiny import QUICK
 from tests.training.test_training import Normed, run, setup
 
 
@@ -74,7 +75,7 @@ def run_python(code, **env):
 def test_eight_devices_equal_one(function):
     run_python(
         f"from tests.training.test_devices import {function.__name__} as run; run()",
-        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+        XLA_FLAGS=f"--xla_force_host_platform_device_count=8 {QUICK}",
         JAX_PLATFORMS="cpu",
     )
 

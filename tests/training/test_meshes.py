@@ -15,7 +15,7 @@ import pytest
 import jaxddim
 import jaxddim.models
 from jaxddim.training import meshes
-from tests.tiny import assert_same_bits
+from tests.tiny import QUICK, assert_same_bits
 from tests.training.test_devices import run_python
 
 BATCH, STEPS = 16, 20
@@ -115,7 +115,7 @@ def a_device_does_a_quarter_of_the_work():
 def test_on_a_mesh(function):
     run_python(
         f"from tests.training.test_meshes import {function.__name__} as run; run()",
-        XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        XLA_FLAGS=f"--xla_force_host_platform_device_count=8 {QUICK}",
         JAX_PLATFORMS="cpu",
     )
 
