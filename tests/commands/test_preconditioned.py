@@ -14,6 +14,7 @@ from jaxddim.runs.presets import PRESETS
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
 
+pytestmark = pytest.mark.usefixtures("quick_module")
 root = tiny.root
 NEW = ["--diffusion.kind", "x0", "--diffusion.precondition", "gaussian"]
 NEW += ["--diffusion.levels", "lognormal", "--optim.name", "muon", "--optim.averages"]

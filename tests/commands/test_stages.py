@@ -92,7 +92,7 @@ def watched(root, name, words):
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-c", RUN.format(name=name), *map(str, words)],
         cwd=tiny.REPOSITORY,
-        env=tiny.environment(root),
+        env=tiny.environment(root) | {"XLA_FLAGS": tiny.QUICK},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

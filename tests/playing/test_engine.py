@@ -16,6 +16,7 @@ from jaxddim.runs.errors import RunError
 from jaxddim.sampling.conditioning import fraction_of
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("quick_module")
 root = tiny.root
 
 

@@ -40,7 +40,8 @@ def free_port():
 def served(root, workdir):
     port = free_port()
     command = [sys.executable, "-m", "experiments.play", "--workdir", workdir, "--port", str(port)]
-    environment = tiny.environment(root) | {"GRADIO_TEMP_DIR": str(root / "gradio")}
+    environment = tiny.environment(root) | {"XLA_FLAGS": tiny.QUICK}
+    environment["GRADIO_TEMP_DIR"] = str(root / "gradio")
     process = subprocess.Popen(
         command, cwd=tiny.REPOSITORY, env=environment, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,

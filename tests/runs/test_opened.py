@@ -11,6 +11,7 @@ import jaxddim
 from jaxddim.runs.errors import RunError
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("quick_module")
 root = tiny.root
 
 

@@ -225,7 +225,7 @@ def test_a_command_in_a_terminal_of_few_characters(variables, root, tmp_path):
     (place / os.fsdecode(b"[x] \xff.txt")).write_text("no picture")
     flags = tiny.flags(root, tmp_path / "[run] :car:")
     flags += ["--data.source=folder", "--data.path", str(place), "--train.steps=1"]
-    more = ENCODINGS[variables] | {"FORCE_COLOR": "1", "NO_COLOR": "1"}
+    more = ENCODINGS[variables] | {"FORCE_COLOR": "1", "NO_COLOR": "1", "XLA_FLAGS": tiny.QUICK}
     process = tiny.start(root, "train", *flags, **more)
     out, err = process.communicate()
     assert process.returncode == 0, (out, err)
