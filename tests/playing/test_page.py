@@ -40,10 +40,9 @@ def free_port():
 def served(root, workdir):
     port = free_port()
     command = [sys.executable, "-m", "experiments.play", "--workdir", workdir, "--port", str(port)]
-    environment = tiny.environment(root) | {"XLA_FLAGS": tiny.QUICK}
-    environment["GRADIO_TEMP_DIR"] = str(root / "gradio")
+    own = {"XLA_FLAGS": tiny.QUICK, "GRADIO_TEMP_DIR": str(root / "gradio")}
     process = subprocess.Popen(
-        command, cwd=tiny.REPOSITORY, env=environment, stdout=subprocess.PIPE,
+        command, cwd=tiny.REPOSITORY, env=tiny.environment(root) | own, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
