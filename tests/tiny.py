@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from jaxddim.cpu import runtime
 from jaxddim.runs import checkpoints, record
 from jaxddim.runs.build import abstract_state, build
 
@@ -38,6 +39,7 @@ LOOP = ["--train.checkpoint-every", "5", "--train.sample-steps", "9"]
 QUICK = "--xla_backend_optimization_level=0"
 QUICK += " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
 """Flags of XLA that halve the time of compiling, for processes of their own."""
+_OPTIONS = runtime.compiler_options  # before a test's fixture changes them
 KEPT = {  # cache every compiled function, since compiling takes most of a run's time
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
@@ -126,9 +128,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @functools.cache
 def trained(root: Path) -> tuple[Path, Finished]:
-    """A run of STEPS steps on 64 rendered cars, never interrupted, and how its command ended."""
+    """A run of STEPS steps on 64 rendered cars, never interrupted, and how its command ended.
+
+    Files of tests share it: it is compiled as usual, whatever the first of them has asked for.
+    """
     workdir = root / "trained"
-    return workdir, command("train", *flags(root, workdir))
+    with mock.patch.object(runtime, "compiler_options", _OPTIONS):
+        return workdir, command("train", *flags(root, workdir))
 
 
 def state(workdir: Path, which: str = "latest") -> Any:

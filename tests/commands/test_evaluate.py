@@ -18,6 +18,7 @@ from tests import tiny
 from tests.evaluation.test_features import random_weights, saved
 from tests.terminal.test_cli import assert_mistake
 
+pytestmark = pytest.mark.usefixtures("quick_module")
 root = tiny.root
 NUM = 10  # not a multiple of the images at a time: 16 when sampling and for features
 DRAW = ("--steps", "4", "--eta", "0.5", "--seed", "3")
@@ -26,11 +27,6 @@ DRAW = ("--steps", "4", "--eta", "0.5", "--seed", "3")
 @pytest.fixture(scope="module")
 def trained(root):
     return tiny.trained(root)[0]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick(trained, quick_module):
-    """The shared run, which other modules compare, has been trained before."""
 
 
 def run(trained, *flags):

@@ -15,7 +15,10 @@ from experiments.reproduction import findings, quality, texts, timing
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
 
-pytestmark = pytest.mark.slow  # five samplers, a timing and two coders are compiled
+pytestmark = [
+    pytest.mark.slow,  # five samplers, a timing and two coders are compiled
+    pytest.mark.usefixtures("quick_module"),
+]
 root = tiny.root
 FLAGS = ("--max-steps", "10", "--num", "4", "--num-encoded", "3", "--seed", "3")
 BEFORE_THE_KILL = 3
@@ -24,11 +27,6 @@ BEFORE_THE_KILL = 3
 @pytest.fixture(scope="module")
 def trained(root):
     return tiny.trained(root)[0]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick(trained, quick_module):
-    """The shared run, which other modules compare, has been trained before."""
 
 
 class Killed(BaseException):

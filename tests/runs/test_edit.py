@@ -7,6 +7,7 @@ from PIL import Image
 from tests import tiny
 from tests.terminal.test_cli import assert_mistake
 
+pytestmark = pytest.mark.usefixtures("quick_module")
 root = tiny.root
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (8, 8, 3), np.uint8)
@@ -18,11 +19,6 @@ MASK[:, 5:] = 255
 @pytest.fixture(scope="module")
 def trained(root):
     return tiny.trained(root)[0]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick(trained, quick_module):
-    """The shared run, which other modules compare, has been trained before."""
 
 
 @pytest.fixture(scope="module")
