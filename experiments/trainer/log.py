@@ -5,10 +5,13 @@ checkpoint of its step is complete. So a run that resumes at a checkpoint has al
 later ones it drops, and writes again.
 """
 
+import contextlib
 import json
 import os
 import socket
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,10 +141,11 @@ class _Events:
     """
 
     def __init__(self, folder: Path, first: int):
-        from tensorboardX.proto.event_pb2 import (
-            SessionLog,  # pyrefly: ignore[missing-module-attribute]
-        )
-        from tensorboardX.record_writer import RecordWriter
+        with _without("torch"):  # tensorboardX imports it where it is installed, in seconds
+            from tensorboardX.proto.event_pb2 import (
+                SessionLog,  # pyrefly: ignore[missing-module-attribute]
+            )
+            from tensorboardX.record_writer import RecordWriter
 
         earlier = (path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*"))
         latest = max((int(stamp) for stamp in earlier if stamp.isdecimal()), default=0)
@@ -172,6 +176,19 @@ class _Events:
 
     def close(self) -> None:
         self._file.close()
+
+
+@contextlib.contextmanager
+def _without(package: str) -> Iterator[None]:
+    """An import of this package fails meanwhile, unless it has been imported."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # pyrefly: ignore[unsupported-operation]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def _kept(content: bytes, resumed_at: int) -> Kept:

@@ -130,7 +130,7 @@ def train(
         )
 
     with saving.room(config, store), averages.manager(config.workdir) as kept:
-        # a new run's later: TensorBoard's writer imports PyTorch, if installed, for two seconds
+        # a new run's later: the first step does not wait for TensorBoard's writer
         loop = opened(first, kept) if first else None
         if loop:
             tasks.make_up(loop, first, state)

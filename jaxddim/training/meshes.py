@@ -7,6 +7,7 @@ draws depends on the position in the whole batch, so its results are those of on
 order of the sums.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -83,7 +84,13 @@ def spread(tree: Any, where: Any) -> Any:
 
 def gathered(tree: Any, mesh: Mesh) -> Any:
     """The arrays, each whole on every device; all processes must call it."""
-    return jax.jit(lambda tree: tree, out_shardings=everywhere(mesh))(tree)
+    return _gather(mesh)(tree)
+
+
+@functools.cache
+def _gather(mesh: Mesh) -> Callable[[Any], Any]:
+    """Of one mesh always the same function, so that it is traced and compiled once."""
+    return jax.jit(lambda tree: tree, out_shardings=everywhere(mesh))
 
 
 def on_each(fn: Callable[..., Any], mesh: Mesh, chunk: int, *, rows: int = 0) -> Callable[..., Any]:

@@ -1,29 +1,30 @@
 """A run of one or several processes, each of which is the command.
 
-With XLA's least optimisation: most of the time is compiling.
+They are forked from a process that has imported it, with XLA's least optimisation: most of the time
+is importing and compiling.
 """
 
 import contextlib
+import multiprocessing
+import os
+import runpy
+import signal
 import socket
-import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 from experiments.terminal import processes
 from tests import tiny
+from tests.faults.starter import IMPORTED, keep_compiled
 
 FLAGS = [*tiny.NETWORK, "--data.source=rendered", "--data.num-images=64", "--train.batch-size=16"]
 FLAGS += ["--train.sample-steps=5", "--train.accumulate=2", "--model.dropout=0.1"]
 FLAGS += ["--train.checkpoint-every=10", "--train.sample-every=20", "--train.steps=20"]
-COMMAND = """
-import runpy
-from tests.faults.starter import keep_compiled
-
-keep_compiled()
-runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
-"""
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["experiments.train", "tests.scale.layouts", *IMPORTED])
 WAIT = 300
 """Seconds after which a process counts as hanging, on the slowest machine."""
 
@@ -32,6 +33,33 @@ def port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+class Process(FORKS.Process):
+    """One of them, with the methods of `subprocess.Popen` that the tests call."""
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def wait(self, seconds=None):
+        self.join(seconds)
+        assert self.exitcode is not None, "it hangs"
+        return self.exitcode
+
+
+def command(words, environment, out, first):
+    """In the fork: the command as a user calls it, with its output in a file."""
+    os.environ.update(environment)
+    for name in ("jax_platforms", "jax_compilation_cache_dir", *tiny.KEPT):
+        jax.config.update(name, tiny.KEPT.get(name, environment[name.upper()]))
+    for stream in (1, 2):
+        os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["train", *words]
+    if not first:
+        keep_compiled()
+    sys.modules.pop("experiments.train", None)
+    runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
 
 
 @contextlib.contextmanager
@@ -44,22 +72,15 @@ def started(root, workdir, layout, *flags, each=None):
     for index in range(count):
         env = tiny.environment(root) | {"XLA_FLAGS": xla}
         words = [*FLAGS, "--workdir", str(workdir), *flags]
-        command = ["-c", COMMAND] if index else ["-m", "experiments.train"]
         if count > 1:
             env |= dict(zip(processes.VARIABLES, (address, str(count), str(index)), strict=True))
             env["JAX_COORDINATOR_BIND_ADDRESS"] = address
             words.append("--distributed")
         words += each[index] if each else []
-        with (root / f"{workdir.name}-{index}.out").open("w") as out:
-            running.append(
-                subprocess.Popen(
-                    [sys.executable, *command, *words],
-                    cwd=tiny.REPOSITORY,
-                    env=env,
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                )
-            )
+        out = root / f"{workdir.name}-{index}.out"
+        out.write_text("")
+        running.append(Process(target=command, args=(words, env, out, index == 0)))
+        running[-1].start()
     try:
         yield running
     finally:

@@ -10,7 +10,7 @@ from tests.scale import layouts
 from tests.scale.layouts import WAIT, ran, said, started, wait_for
 
 root = layouts.root
-LONG = ("--train.steps=80", "--train.checkpoint-every=20", "--train.sample-every=80")
+LONG = ("--train.steps=40", "--train.sample-every=40")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_the_end_of_one_process_ends_all_with_a_last_word(root, undisturbed, who
     workdir = root / f"ended-{who}-{number}"
     other = 1 - who
     with started(root, workdir, "2x1", *LONG) as running:
-        wait_for(workdir / "checkpoints" / "20")
+        wait_for(workdir / "checkpoints" / "10")
         running[who].send_signal(number)
         began = time.monotonic()
         code = running[other].wait(WAIT)
