@@ -24,7 +24,7 @@ FLAGS = [*tiny.NETWORK, "--data.source=rendered", "--data.num-images=64", "--tra
 FLAGS += ["--train.sample-steps=5", "--train.accumulate=2", "--model.dropout=0.1"]
 FLAGS += ["--train.checkpoint-every=10", "--train.sample-every=20", "--train.steps=20"]
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["experiments.train", "tests.scale.layouts", *IMPORTED])
+FORKS.set_forkserver_preload([*IMPORTED, "tests.scale.layouts"])
 WAIT = 300
 """Seconds after which a process counts as hanging, on the slowest machine."""
 

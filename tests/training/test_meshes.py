@@ -141,3 +141,16 @@ def test_a_state_is_split_along_its_longest_axis_that_divides():
 def test_a_split_state_needs_a_mesh():
     with pytest.raises(ValueError, match="needs a mesh"):
         jaxddim.jit_step(lambda state, batch: (state, {}), split_state=True)
+
+
+def test_gathering_again_compiles_nothing_and_is_a_copy(caplog):
+    tree = {"a": jnp.arange(6.0), "b": [jnp.ones((2, 3))]}
+    meshes.gathered(tree, meshes.make_mesh(1))
+    with jax.log_compiles():
+        found = meshes.gathered(tree, meshes.make_mesh(1))
+        assert "Compiling" not in caplog.text
+        jax.jit(lambda x: x * 3 + 0.25)(tree["a"])
+        assert "Compiling" in caplog.text
+    expected = jax.tree.map(np.array, tree)
+    jax.tree.map(lambda x: x.delete(), tree)  # as a step does that is given its state
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
