@@ -19,7 +19,7 @@ hypothesis.settings.register_profile(
     "jaxddim", deadline=None, derandomize=True, database=None, max_examples=50
 )
 hypothesis.settings.load_profile("jaxddim")
-gc.set_threshold(700, 10, 100)
+gc.set_threshold(10_000, 10, 100)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,5 +1,6 @@
 """Builds the network, schedule, optimizer and initial state of a configuration."""
 
+import functools
 import inspect
 import math
 import re
@@ -79,21 +80,29 @@ def build(config: Config) -> Setup:
     model = build_model(
         config.model, 2 * config.data.channels if config.diffusion.learned_variance else None
     )
-    tx, shape, averages = build_optimizer(config.optim), config.data.shape, config.optim.averages
-
-    @jax.jit
-    def create(key: jax.Array) -> TrainState:
-        return create_state(key, model, tx, (1, *shape), averages=averages)
-
     return Setup(
         config,
         schedule,
         model,
-        tx,
+        build_optimizer(config.optim),
         build_weighting(config.diffusion),
         build_times(config.diffusion, schedule),
-        create,
+        _creator(model, config.optim, config.data.shape),
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _creator(
+    model: Any, config: OptimConfig, shape: tuple[int, ...]
+) -> Callable[[jax.Array], TrainState]:
+    """The same function for runs that differ in neither, so that the next one traces nothing."""
+    tx = build_optimizer(config)
+
+    @jax.jit
+    def create(key: jax.Array) -> TrainState:
+        return create_state(key, model, tx, (1, *shape), averages=config.averages)
+
+    return create
 
 
 def around(setup: Setup, moments: Moments | None) -> Setup:
