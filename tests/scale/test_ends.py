@@ -11,7 +11,11 @@ from tests.scale.layouts import WAIT, ran, said, started, wait_for
 
 root = layouts.root
 LONG = ("--train.steps=40", "--train.sample-every=40")
-LONG += ("--train.accumulate=1", "--model.dropout=0", *tiny.SMALL)  # compiles in a third of the time
+LONG += (
+    "--train.accumulate=1",
+    "--model.dropout=0",
+    *tiny.SMALL,
+)  # compiles in a third of the time
 
 
 @pytest.fixture(scope="module")
