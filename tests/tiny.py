@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import io
 import json
 import os
@@ -55,11 +56,15 @@ class Finished(NamedTuple):
 
 
 def command(name: str, *flags: Any) -> Finished:
-    """Runs ``python -m experiments.NAME FLAGS`` in this process; passes exceptions on."""
+    """Runs ``python -m experiments.NAME FLAGS`` in this process; passes exceptions on.
+
+    Its collections of garbage leave out the oldest: in a process of many tests that takes a second.
+    """
     path = REPOSITORY / "experiments" / f"{name}.py"
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
         mock.patch.object(sys, "argv", [str(path), *map(str, flags)]),
+        mock.patch.object(gc, "collect", functools.partial(gc.collect, 1)),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
