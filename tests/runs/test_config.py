@@ -83,6 +83,30 @@ def rates(count, **options):
     return moves
 
 
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("model", {"channels": 24}),
+        ("model", {"name": "simple_unet"}),
+        ("optim", {"name": "muon"}),
+        ("optim", {"averages": True}),
+        ("data", {"channels": 1}),
+        ("diffusion", {"variance": "learned"}),
+    ],
+    ids=str,
+)
+def test_a_new_state_is_traced_once_for_a_network_and_its_optimizer(part, change):
+    config = PRESETS["tiny"]()
+    shapes = build.abstract_state(build.build(config))
+    again = dataclasses.replace(config, seed=1)
+    assert build.build(again).create is build.build(config).create
+    other = dataclasses.replace(
+        config, **{part: dataclasses.replace(getattr(config, part), **change)}
+    )
+    assert build.build(other).create is not build.build(config).create
+    assert build.abstract_state(build.build(other)) != shapes
+
+
 def test_the_learning_rate_warms_up_linearly_stays_or_falls_along_a_cosine_to_a_hundredth():
     assert rates(3) == pytest.approx([0.5] * 3, rel=1e-4)
     expected = [0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.5]
