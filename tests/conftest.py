@@ -29,19 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", str(threads))
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--first-cases", action="store_true", help="the first case of each test only")
-
-
-@pytest.hookimpl(trylast=True)  # after -m and -k have left out theirs
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first; otherwise in the order that they were found in."""
-    if config.getoption("first_cases"):
-        cases: dict[str, list[pytest.Item]] = {}
-        for item in items:
-            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
-        items[:] = [first for first, *_ in cases.values()]
-        config.hook.pytest_deselected(items=[item for _, *rest in cases.values() for item in rest])
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

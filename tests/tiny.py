@@ -64,7 +64,7 @@ def command(name: str, *flags: Any) -> Finished:
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
         mock.patch.object(sys, "argv", [str(path), *map(str, flags)]),
-        mock.patch.object(gc, "collect", functools.partial(gc.collect, 1)),
+        mock.patch.object(gc, "collect", lambda *_, collect=gc.collect: collect(1)),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

@@ -95,7 +95,7 @@ def build(config: Config) -> Setup:
 def _creator(
     model: Any, config: OptimConfig, shape: tuple[int, ...]
 ) -> Callable[[jax.Array], TrainState]:
-    """The same function for runs that differ in neither, so that the next one traces nothing."""
+    """Draws a new state; the same function for all runs that agree in these, so traced once."""
     tx = build_optimizer(config)
 
     @jax.jit
@@ -135,9 +135,9 @@ def build_model(config: ModelConfig, out_channels: int | None = None) -> Any:
         )
     return UNet(
         channels=config.channels,
-        multipliers=config.multipliers,
+        multipliers=tuple(config.multipliers),
         num_blocks=config.num_blocks,
-        attention=config.attention,
+        attention=tuple(config.attention),
         dropout=config.dropout,
         groups=config.groups,
         patch=config.patch,

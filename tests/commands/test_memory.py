@@ -63,9 +63,9 @@ def test_a_step_of_training_takes_no_memory_anew(root, tmp_path):
 @pytest.mark.slow  # starts a process, which compiles
 def test_a_step_on_many_points_takes_no_memory_anew(root, tmp_path):
     """Of the swiss roll, which prints no line a step."""
-    flags = ["--networks", "2", "--batch-size", "32768", "--train-steps", "41"]
-    command = [sys.executable, "-c", COUNTS, *flags, "--workdir", tmp_path]
+    flags = ["--networks", "2", "--batch-size", "32768", "--train-steps", "61"]
+    command = [sys.executable, "-W", "error", "-c", COUNTS, *flags, "--workdir", tmp_path]
     options = {"cwd": tiny.REPOSITORY, "env": tiny.environment(root), "check": True}
     told = subprocess.run(command, capture_output=True, text=True, **options).stderr
-    # one block may be 190 MB, 48,000 pages
-    assert int(told.splitlines()[-1]) / 40 < 3_000
+    # a block of 190 MB, 48,000 pages, may be taken once
+    assert int(told.splitlines()[-1]) / 60 < 1_000

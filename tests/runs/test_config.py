@@ -107,6 +107,17 @@ def test_a_new_state_is_traced_once_for_a_network_and_its_optimizer(part, change
     assert build.abstract_state(build.build(other)) != shapes
 
 
+def test_sizes_may_be_lists():
+    config = PRESETS["cars64"]()
+    sizes = {name: list(getattr(config.model, name)) for name in ("multipliers", "attention")}
+    other = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, **sizes),
+        data=dataclasses.replace(config.data, image_size=[64, 64]),
+    )
+    assert build.build(other).create is build.build(config).create
+
+
 def test_the_learning_rate_warms_up_linearly_stays_or_falls_along_a_cosine_to_a_hundredth():
     assert rates(3) == pytest.approx([0.5] * 3, rel=1e-4)
     expected = [0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.5]

@@ -10,12 +10,8 @@ from tests.scale import layouts
 from tests.scale.layouts import WAIT, ran, said, started, wait_for
 
 root = layouts.root
-LONG = ("--train.steps=40", "--train.sample-every=40")
-LONG += (
-    "--train.accumulate=1",
-    "--model.dropout=0",
-    *tiny.SMALL,
-)  # compiles in a third of the time
+LONG = ("--train.steps=40", "--train.sample-every=40", *tiny.SMALL)
+LONG += ("--train.accumulate=1", "--model.dropout=0")  # compiles in a third of the time
 
 
 @pytest.fixture(scope="module")
