@@ -6,13 +6,17 @@ of all garbage looks at what every module holds, for a third of a second; tenfol
 """
 
 import contextlib
+import functools
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
 
 import hypothesis
 import pytest
 
+from experiments.evaluation.features import loading
 from jaxddim.cpu import runtime
 
 hypothesis.settings.register_profile(
@@ -35,11 +39,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
+@functools.cache
+def _features(load: Callable[[str], Any], name: str, options: Callable[[], Any]) -> Any:
+    """A network for features, compiled as usual, as level 0 makes it fifteen times slower."""
+    with mock.patch.object(runtime, "compiler_options", options):
+        return load(name)
+
+
 @contextlib.contextmanager
 def _quick() -> Iterator[None]:
     options = {"xla_backend_optimization_level": 0}
+    usual, load = runtime.compiler_options, loading.load
+
+    def loaded(name: str, weights: str | None = None) -> Any:
+        if weights is None:
+            return _features(load, name, usual)
+        with mock.patch.object(runtime, "compiler_options", usual):
+            return load(name, weights)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime, "compiler_options", lambda: options)
+        patch.setattr(loading, "load", loaded)
         yield
 
 

@@ -47,7 +47,7 @@ IMPORTED = (
 
 PATIENCE, HANGS = 300.0, 999
 """Seconds after which a command hangs, and the exit status of one that does."""
-GRACE = 0.5
+GRACE = 0.2
 """Seconds in which a process ends by itself after the other one."""
 
 

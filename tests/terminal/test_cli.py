@@ -343,7 +343,9 @@ def test_ctrl_c_is_one_line_and_130(monkeypatch, tmp_path, name, where, flags):
 def in_a_process(*lines):
     """Runs Python lines in a process that takes itself for a command."""
     first = (
-        "import sys; sys.argv = ['-m']; import signal, threading, time, gc, experiments",
+        "import sys; sys.argv = ['-m']; import signal, threading, time, gc",
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",  # a job behind "&" ignores it
+        "import experiments",
         "from importlib.machinery import ModuleSpec",
         "sys.modules['__main__'].__spec__ = ModuleSpec('experiments.sample', None)",
         "ctrl_c = lambda *_: signal.raise_signal(signal.SIGINT)",
