@@ -40,26 +40,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @functools.cache
-def _features(load: Callable[[str], Any], name: str, options: Callable[[], Any]) -> Any:
+def _features(load: Callable[..., Any], options: Callable[[], Any], *about: str | None) -> Any:
     """A network for features, compiled as usual, as level 0 makes it fifteen times slower."""
     with mock.patch.object(runtime, "compiler_options", options):
-        return load(name)
+        return load(*about)
 
 
 @contextlib.contextmanager
 def _quick() -> Iterator[None]:
     options = {"xla_backend_optimization_level": 0}
-    usual, load = runtime.compiler_options, loading.load
-
-    def loaded(name: str, weights: str | None = None) -> Any:
-        if weights is None:
-            return _features(load, name, usual)
-        with mock.patch.object(runtime, "compiler_options", usual):
-            return load(name, weights)
-
+    load = functools.partial(_features, loading.load, runtime.compiler_options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime, "compiler_options", lambda: options)
-        patch.setattr(loading, "load", loaded)
+        patch.setattr(loading, "load", load)
         yield
 
 
