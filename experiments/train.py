@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from experiments.terminal.progress import stage
 from experiments.terminal.texts import count
 from experiments.trainer import lock, loop, starts
 from experiments.trainer.starts import Start
+from experiments.trainer.step import Step
 from jaxddim.runs import averages, checkpoints, moments, record
 from jaxddim.runs.build import abstract_state, around, build
 from jaxddim.runs.config import Config
@@ -48,7 +50,10 @@ def _train(config: Config, stack: contextlib.ExitStack) -> int:
         mesh = meshes.make_mesh()
         setup = build(config)
         abstract = abstract_state(setup)
-    train_set, held_out, config, start = open_run(config, console, stack)
+    step_fn = Step(mesh)
+    known = config.diffusion.precondition == "none" and not config.model.labels
+    meanwhile = functools.partial(step_fn.begin, setup, abstract) if known else lambda: None
+    train_set, held_out, config, start = open_run(config, console, stack, meanwhile)
     if config.model != setup.config.model:  # now the number of its labels is known
         setup = build(config)
         abstract = abstract_state(setup)
@@ -74,6 +79,10 @@ def _train(config: Config, stack: contextlib.ExitStack) -> int:
     store = stack.enter_context(checkpoints.manager(config.workdir, config.train.keep))
     for leftovers in (store, averages.manager(config.workdir)):
         leftovers.tidy()
+    if max(store.all_steps(), default=0) < total:
+        step_fn.begin(setup, abstract)
+    if jax.default_backend() != "cpu":
+        step_fn.wait()  # XLA times kernels on the device, which must do nothing else then
     begin = functools.partial(loop.first_state, setup, abstract, mesh, store, console, start)
     state = begin()
     processes.check_equal("checkpoint", {"step": int(state.step)})
@@ -93,19 +102,19 @@ def _train(config: Config, stack: contextlib.ExitStack) -> int:
     )
     labels = held_out.labels if config.model.labels else None
     return loop.train(
-        setup, mesh, state, batches, total, num_images, held_out.images, labels, store, console,
-        begin,
+        setup, mesh, step_fn, state, batches, total, num_images, held_out.images, labels, store,
+        console, begin,
     )  # fmt: skip
 
 
 def open_run(
-    config: Config, console: Console, stack: contextlib.ExitStack
+    config: Config, console: Console, stack: contextlib.ExitStack, meanwhile: Callable[[], None]
 ) -> tuple[data.Dataset, data.Dataset, Config, Start | None]:
     """Training images, held-out images, the configuration with their source, and where to start.
 
     Records a new run; a resumed run must match its record. Of several processes the first writes,
     once all have read and have the same command and images. It takes the folder's lock before that,
-    which the stack gives back.
+    which the stack gives back. What `meanwhile` begins goes on while images are made for a new run.
 
     Raises:
       UserError: when there are no images, or another process trains in the folder.
@@ -139,7 +148,10 @@ def open_run(
             "experiments.convert imports: leave it out, and give --model.labels to learn labels"
         )
     with stage("finding the images", wait=True, spinner=False):
-        dataset = data.load(config.data, record.read_names(config.workdir) if found else ())
+        if found:
+            dataset = data.load(config.data, record.read_names(config.workdir))
+        else:
+            dataset = data.load(config.data, meanwhile=meanwhile)
     config = with_absolute_paths(with_data(config, source=dataset.source))
     if config.model.labels:
         dataset = labelled(dataset)

@@ -3,7 +3,8 @@
 What a user waits for until the first training step is done: `experiments.train` of each checkout,
 with a home folder that is empty (cold: the images are drawn or read, everything is compiled) and
 the same again (cached: the median of three). The time is that of the command; a probe in its
-process tells when modules were imported, and JAX tells when it traced, lowered and compiled.
+process tells when modules were imported, and JAX tells when it traced, lowered and compiled. Of
+what is compiled while images or weights are made, only the rest counts that was waited for.
 """
 
 import itertools
@@ -31,7 +32,8 @@ depth, listening = 0, False
 
 
 def note(kind, start, end):
-    print(json.dumps([kind, start, end]), file=file)
+    aside = threading.current_thread() is not threading.main_thread()
+    print(json.dumps([kind, start, end, aside]), file=file)
 
 
 def listener(event, seconds, **_):
@@ -158,8 +160,8 @@ def start(checkout: str, home: str, config: str) -> dict[str, list[Interval]]:
     told = {kind: at for at, line in lines for words, kind in WORDS.items() if words in line}
     spans = [("weights", told["weights"], told["step"])]
     for line in notes.read_text().splitlines():
-        kind, first, last = json.loads(line)
-        if kind in ("imports", "data") or first - began > told["step"]:
+        kind, first, last, aside = json.loads(line)
+        if aside or kind in ("imports", "data") or first - began > told["step"]:
             spans.append((kind, first - began, last - began))
     end = lines[-1][0]
     spans += [("first step", told["step"], end), ("other", 0.0, end)]

@@ -7,6 +7,7 @@ machine, else rendered cars, and says so.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,7 +45,11 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...] = ()  # of the labels
 
 
-def load(config: "DataConfig", names: tuple[str, ...] = ()) -> Dataset:
+def load(
+    config: "DataConfig",
+    names: tuple[str, ...] = (),
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Dataset:
     """The images that a configuration selects, decoded and resized once and then cached.
 
     The images come in one fixed pseudo-random order, see `cache`.
@@ -52,6 +57,7 @@ def load(config: "DataConfig", names: tuple[str, ...] = ()) -> Dataset:
     Args:
       config: source, path, image_size, channels, num_images, classes, data_dir, cache_dir.
       names: of a folder use only these files, those of an earlier call; all if empty.
+      meanwhile: called before images are drawn or decoded, which takes a while; it must not wait.
     Returns:
       The dataset; `notes` holds messages for the user.
     Raises:
@@ -71,7 +77,7 @@ def load(config: "DataConfig", names: tuple[str, ...] = ()) -> Dataset:
         "folder": partial(_load_folder, names=names),
         "rendered": _load_rendered,
     }
-    cached, notes, *used = loaders[source](config)
+    cached, notes, *used = loaders[source](config, meanwhile)
     if source == "rendered" and config.source == "auto":
         notes = (BANNER, *notes)
     notes = notes + cached.notes
@@ -101,11 +107,12 @@ def _choose(config: "DataConfig") -> str:
 
 
 def _load_prepared(
-    config: "DataConfig", source: str, module: Any
+    config: "DataConfig", meanwhile: Callable[[], None], source: str, module: Any
 ) -> tuple[cache.Cached, tuple[str, ...]]:
     dataset, notes = module.ensure(config.path, config.data_dir)
 
     def pictures() -> decoding.Pictures:
+        meanwhile()
         with prepared.readable(dataset):
             return prepared.pictures(module.builder(config.data_dir))
 
@@ -113,7 +120,7 @@ def _load_prepared(
 
 
 def _load_folder(
-    config: "DataConfig", names: tuple[str, ...]
+    config: "DataConfig", meanwhile: Callable[[], None], names: tuple[str, ...]
 ) -> tuple[cache.Cached, tuple[str, ...], tuple[str, ...]]:
     if config.path is None:
         raise UserError("--data.source folder needs --data.path, the folder of images")
@@ -124,7 +131,12 @@ def _load_folder(
     if now > len(listing.names):
         notes += (f"{listing.root} holds {now:,} files now: used are the run's {len(names):,}",)
     parts = _content(config, listing, vetting.LARGEST_FILE)
-    cached = _cached(config, "folder", parts, lambda: folder.pictures(listing))
+
+    def pictures() -> decoding.Pictures:
+        meanwhile()
+        return folder.pictures(listing)
+
+    cached = _cached(config, "folder", parts, pictures)
     return cached, notes, listing.names
 
 
@@ -137,7 +149,9 @@ def _content(
     return listing.names, read
 
 
-def _load_rendered(config: "DataConfig") -> tuple[cache.Cached, tuple[str, ...]]:
+def _load_rendered(
+    config: "DataConfig", meanwhile: Callable[[], None]
+) -> tuple[cache.Cached, tuple[str, ...]]:
     if config.path is not None:
         raise UserError(
             "--data.source rendered, which this configuration has, draws its images: to train on "
@@ -147,6 +161,7 @@ def _load_rendered(config: "DataConfig") -> tuple[cache.Cached, tuple[str, ...]]
     notes: list[str] = []
 
     def pictures() -> decoding.Pictures:
+        meanwhile()
         from experiments.data.sources import rendered
 
         root = prepared.data_root(config.data_dir)

@@ -13,6 +13,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.terminal import interrupts
 from experiments.terminal.errors import UserError
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -29,6 +31,8 @@ TEXT = 1 << 16
 """Most bytes of what the processes compare."""
 SHARED = ".shared-by-all"
 """The file by which the processes find out whether they see the same folder."""
+COMPILING = "compiling"
+"""The name of a thread that compiles, which cannot be stopped."""
 _WITNESS = """
 import os, signal, sys
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -144,8 +148,12 @@ def end() -> None:
 
 
 def leave(code: int) -> None:
-    """Ends a process that has failed, after its message; returns where there are no others."""
-    if not joined():
+    """Ends a process that has failed, after its message, where its teardown would wait.
+
+    So it would for other processes, and for a command's thread that compiles.
+    """
+    compiling = any(thread.name == COMPILING for thread in threading.enumerate())
+    if not joined() and not (compiling and interrupts.is_command()):
         return
     sys.stdout.flush()
     sys.stderr.flush()

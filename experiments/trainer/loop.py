@@ -14,7 +14,6 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-import jaxddim
 from experiments.terminal import processes
 from experiments.terminal.progress import stage
 from experiments.terminal.texts import count
@@ -33,8 +32,6 @@ ENDED = (
     "The same command resumes, with any number of processes"
 )
 """The last words of a process when another one of the run ends."""
-VLB = 0.001
-"""The weight of the variational bound where the variance is learned (arXiv 2102.09672)."""
 
 
 def first_state(
@@ -66,6 +63,7 @@ def first_state(
 def train(
     setup: Setup,
     mesh: Mesh,
+    step_fn: Callable[..., Any],
     state: TrainState,
     batches: Callable[..., Iterator[np.ndarray]],
     total: int,
@@ -81,6 +79,7 @@ def train(
     Args:
       setup: the run's setup.
       mesh: the devices.
+      step_fn: the training step.
       state: the state to start from.
       batches: ``batches(first_step=n)``, float32 [batch, h, w, c], the stream from its n-th on; of
         several processes, this one's rows.
@@ -100,7 +99,6 @@ def train(
     config, first = setup.config, int(state.step)
     processes.last_words(ENDED, store.directory)
     skips = rollback.read(config.workdir)
-    step_fn = compiled_step(setup, mesh)
     spread = functools.partial(jax.make_array_from_process_local_data, meshes.by_rows(mesh))
 
     def place(batch: Any) -> Any:
@@ -167,27 +165,6 @@ def train(
         f"done: {count(total, 'step')}; pictures are in {Path(config.workdir) / 'samples'}"
     )
     return 0
-
-
-def compiled_step(setup: Setup, mesh: Mesh) -> Callable[..., Any]:
-    """The training step for the devices of a mesh."""
-    config = setup.config
-    step_fn = functools.partial(
-        jaxddim.train_step,
-        apply_fn=setup.model.apply,
-        tx=setup.tx,
-        schedule=setup.schedule,
-        seed=config.seed,
-        ema=config.optim.ema,
-        kind=config.diffusion.kind,
-        norm=config.diffusion.norm,
-        weighting=setup.weighting,
-        times=setup.times,
-        vlb=VLB if config.diffusion.learned_variance else None,
-        accumulate=config.train.accumulate,
-        null_label=config.model.num_classes if config.model.labels else None,
-    )
-    return jaxddim.jit_step(step_fn, mesh, split_state=config.train.split_state)
 
 
 def follow(

@@ -66,6 +66,21 @@ def old_stamps(monkeypatch):
     monkeypatch.setattr(contents, "SETTLED_NS", -(10**12))
 
 
+@pytest.mark.parametrize("source", ["folder", "rendered", "cifar10"])
+def test_meanwhile_is_called_before_new_images_are_made_and_not_for_those_that_are_there(
+    tmp_path, caches, source
+):
+    path = {"folder": fill(tmp_path / "p", [1, 2]), "rendered": None}.get(source, tmp_path)
+    if source == "cifar10":
+        place(path, cifar_files())
+    places = {"path": path and str(path), "cache_dir": str(caches)}
+    found = []
+    for _ in range(2):
+        wanted = DataConfig(image_size=SIZE, source=source, num_images=2, **places)
+        data.load(wanted, meanwhile=lambda: found.append(sorted(caches.glob(f"{source}-*"))))
+    assert found == [[]]
+
+
 # -- what tells entries apart ------------------------------------------------------------
 
 
