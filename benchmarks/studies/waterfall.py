@@ -31,16 +31,15 @@ file, inner = open(sys.argv.pop(1), "a", buffering=1), builtins.__import__
 depth, listening = 0, False
 
 
-def note(kind, start, end):
-    aside = threading.current_thread() is not threading.main_thread()
-    print(json.dumps([kind, start, end, aside]), file=file)
+def note(kind, start, end, function=""):
+    print(json.dumps([kind, start, end, function]), file=file)
 
 
-def listener(event, seconds, **_):
+def listener(event, seconds, fun_name="", **_):
     names = {"jaxpr_trace_duration": "lowering", "jaxpr_to_mlir_module_duration": "lowering",
              "backend_compile_duration": "compiling"}
     if kind := names.get(event.rsplit("/", 1)[-1]):
-        note(kind, time.time() - seconds, time.time())
+        note(kind, time.time() - seconds, time.time(), fun_name)
 
 
 def importing(*args, **kwargs):
@@ -160,8 +159,9 @@ def start(checkout: str, home: str, config: str) -> dict[str, list[Interval]]:
     told = {kind: at for at, line in lines for words, kind in WORDS.items() if words in line}
     spans = [("weights", told["weights"], told["step"])]
     for line in notes.read_text().splitlines():
-        kind, first, last, aside = json.loads(line)
-        if aside or kind in ("imports", "data") or first - began > told["step"]:
+        kind, first, last, function = json.loads(line)
+        of_step = "_step" in function or first - began > told["step"]
+        if of_step or kind in ("imports", "data"):
             spans.append((kind, first - began, last - began))
     end = lines[-1][0]
     spans += [("first step", told["step"], end), ("other", 0.0, end)]
@@ -170,7 +170,7 @@ def start(checkout: str, home: str, config: str) -> dict[str, list[Interval]]:
 
 def apart(spans: list[tuple[str, float, float]]) -> Iterator[tuple[str, list[Interval]]]:
     """The intervals of each stage without those of the stages before it: none is counted twice."""
-    order = ("imports", "data", "weights", "compiling", "lowering", "first step", "other")
+    order = ("imports", "lowering", "data", "weights", "compiling", "first step", "other")
     cuts = sorted({at for _, start, end in spans for at in (start, end)})
     owners = []
     for start, end in itertools.pairwise(cuts):
