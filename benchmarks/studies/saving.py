@@ -17,7 +17,7 @@ from experiments import data
 from experiments.terminal import cli
 from experiments.terminal.errors import UserError
 from experiments.terminal.texts import count
-from experiments.trainer import loop
+from experiments.trainer.step import compiled_step
 from jaxddim import TrainState
 from jaxddim.runs import averages, checkpoints
 from jaxddim.runs.build import around, build, new_state
@@ -59,7 +59,7 @@ def main(config: SavingConfig) -> None:
     )
     setup = around(build(preset), flat if preset.diffusion.precondition != "none" else None)
     mesh = meshes.make_mesh()
-    step_fn = loop.compiled_step(setup, mesh)
+    step_fn = compiled_step(setup, mesh)
     state = meshes.spread(new_state(setup), meshes.everywhere(mesh))
     rows = meshes.by_rows(mesh)
     batches = (

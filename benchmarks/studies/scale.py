@@ -20,7 +20,7 @@ from benchmarks.contenders.networks import plain_layers
 from experiments.terminal import cli
 from experiments.terminal.errors import UserError
 from experiments.terminal.texts import count
-from experiments.trainer.loop import compiled_step
+from experiments.trainer.step import compiled_step
 from jaxddim.runs.build import abstract_state, build, build_model
 from jaxddim.runs.config import Config
 from jaxddim.runs.presets import PRESETS

@@ -45,7 +45,7 @@ class Step:
         """
         if self.jitted is not None:
             return
-        self.jitted = jitted_step(setup, self.mesh)
+        self.jitted = compiled_step(setup, self.mesh)
         if jax.process_count() > 1:
             return
         with contextlib.suppress(Exception):  # it is raised again by the call
@@ -86,7 +86,7 @@ def _compile(lowered: Any) -> None:
         lowered.compile()
 
 
-def jitted_step(setup: Setup, mesh: Mesh) -> Any:
+def compiled_step(setup: Setup, mesh: Mesh) -> Any:
     """The training step for the devices of a mesh."""
     config = setup.config
     step_fn = functools.partial(

@@ -13,7 +13,7 @@ STARTING = [  # nothing is to be saved: it ends at once
     ("experiments.data:load", 1, "before"),
     ("jaxddim.files.writing:os.fsync", 1, "before"),
     ("experiments.trainer.loop:new_state", 1, "after"),
-    ("experiments.trainer.step:jitted_step", 1, "after"),
+    ("experiments.trainer.step:compiled_step", 1, "after"),
     ("jax._src.compiler:compile_or_get_cached", 1, "before"),
 ]
 TRAINING = [  # it saves first
