@@ -91,6 +91,7 @@ def _train(config: Config, stack: contextlib.ExitStack) -> int:
             f"nothing to do: {int(state.step)} of {total} steps are done; raise --train.steps"
         )
         return 0
+    step_fn.begin(setup, abstract)  # unless it has begun: the last checkpoint may be damaged
     batches = functools.partial(
         data.batches,
         train_set.images,
