@@ -20,11 +20,10 @@ from rich.console import Console
 import jaxddim
 from experiments import data
 from experiments.terminal import cli, processes, progress
-from experiments.terminal.errors import UserError, user_mistakes
-from experiments.terminal.files import absolute
+from experiments.terminal.errors import UserError
 from experiments.terminal.progress import stage
 from experiments.terminal.texts import count
-from experiments.trainer import lock, loop, starts
+from experiments.trainer import lock, loop, settings, starts
 from experiments.trainer.starts import Start
 from experiments.trainer.step import Step
 from jaxddim.runs import averages, checkpoints, moments, record
@@ -46,7 +45,7 @@ def _train(config: Config, stack: contextlib.ExitStack) -> int:
     console = progress.console()
     console.quiet = not processes.is_first()
     with stage("starting", wait=True):
-        check(config)
+        settings.check(config)
         mesh = meshes.make_mesh()
         setup = build(config)
         abstract = abstract_state(setup)
@@ -127,9 +126,9 @@ def open_run(
         locked(config, stack, console)
         old = record.configuration(config.workdir, found)
         if config.data.source == "auto":
-            config = with_data(config, source=old.data.source)
+            config = settings.with_data(config, source=old.data.source)
         if config.data.path is None:
-            config = with_data(config, path=old.data.path)
+            config = settings.with_data(config, path=old.data.path)
         if record.is_without_images(found):
             kept = {"image_size": old.data.image_size, "channels": old.data.channels}
             labels = config.model.labels and old.model.num_classes is not None
@@ -141,7 +140,7 @@ def open_run(
                 train=config.train,
             )
         if config.model.labels and config.model.num_classes is None:
-            config = with_classes(config, old.model.num_classes)
+            config = settings.with_classes(config, old.model.num_classes)
         record.check_same_config(config.workdir, flatten(config), flatten(old))
     elif config.model.num_classes is not None:
         raise UserError(
@@ -153,7 +152,7 @@ def open_run(
             dataset = data.load(config.data, record.read_names(config.workdir))
         else:
             dataset = data.load(config.data, meanwhile=meanwhile)
-    config = with_absolute_paths(with_data(config, source=dataset.source))
+    config = settings.with_absolute_paths(settings.with_data(config, source=dataset.source))
     if config.model.labels:
         dataset = labelled(dataset)
         known = len(dataset.class_names)
@@ -163,7 +162,7 @@ def open_run(
                 f"{config.model.num_classes:,} classes, and the images have {known:,}: give it "
                 "images of its own classes"
             )
-        config = with_classes(config, known)
+        config = settings.with_classes(config, known)
     for note in dataset.notes:
         console.print(note, style="yellow")
     train_set, held_out = data.split(dataset, config.data.holdout)
@@ -176,7 +175,7 @@ def open_run(
         f"{len(held_out.images):,} held out",
         sep=", ",
     )
-    agree(config, found, dataset.fingerprint)
+    settings.agree(config, found, dataset.fingerprint)
     if found and not record.is_without_images(found):
         record.check_images(config.workdir, dataset.fingerprint, images, found)
         return train_set, held_out, config, starts.recorded(config, found)
@@ -230,98 +229,16 @@ def labelled(dataset: data.Dataset) -> data.Dataset:
     return dataset._replace(labels=np.where(dataset.labels < 0, known, dataset.labels))
 
 
-def with_classes(config: Config, number: int | None) -> Config:
-    """The configuration with this number of classes."""
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=number))
-
-
 def locked(config: Config, stack: contextlib.ExitStack, console: Console) -> None:
     """Takes the folder's lock, of several processes the first for all."""
     if processes.is_first():
         stack.enter_context(lock.held(config.workdir, console))
 
 
-def agree(config: Config, found: dict[str, Any] | None, fingerprint: str) -> None:
-    """Checks that all processes have the same command, images and folder.
-
-    Raises:
-      UserError: in every process, when one has not.
-    """
-    places = {"workdir", "data.path", "data.data_dir", "data.cache_dir", "train.init_from"}
-    flags = {name: value for name, value in flatten(config).items() if name not in places}
-    processes.check_equal("command", flags | {"new run": not found, "images": fingerprint})
-    processes.check_shared(config.workdir)
-
-
 def recorded(workdir: str) -> Config | None:
     """The configuration of the run in a folder, from which the flags start; None without a run."""
     found = record.read(workdir)
     return record.configuration(workdir, found) if found else None
-
-
-def with_data(config: Config, **changes: Any) -> Config:
-    """The configuration with these fields of its data changed."""
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
-
-
-def with_absolute_paths(config: Config) -> Config:
-    """The configuration with paths that hold in any folder."""
-    data, training = config.data, config.train
-    config = with_data(
-        config,
-        path=absolute(data.path),
-        data_dir=absolute(data.data_dir),
-        cache_dir=absolute(data.cache_dir),
-    )
-    training = dataclasses.replace(training, init_from=absolute(training.init_from))
-    return dataclasses.replace(config, train=training)
-
-
-def check(config: Config) -> None:
-    """Raises a UserError for invalid settings, before any work is done."""
-    if not config.workdir:
-        raise UserError("--workdir is missing: name the folder of the run, e.g. runs/cars")
-    record.read(config.workdir)  # so that a folder that is no run's is told before all else
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"--seed must lie in [0, 2^32), got {config.seed}")
-    if min(config.data.shape) < 1:
-        raise UserError(f"--data.image-size must be at least 1, got {min(config.data.shape)}")
-    training, optim = config.train, config.optim
-    for name, value in dataclasses.asdict(training).items():
-        if type(value) is int and value < 1:
-            raise UserError(f"--train.{name.replace('_', '-')} must be at least 1, got {value}")
-    if training.steps is None and training.epochs is None:
-        raise UserError("how long to train? give --train.steps or --train.epochs")
-    if config.model.labels and config.model.name == "simple_unet":
-        raise UserError(
-            "--model.labels: simple_unet, the seed's network, takes no labels: give --model.name "
-            "unet or dit"
-        )
-    devices = jax.device_count()
-    if training.batch_size % (devices * training.accumulate):
-        raise UserError(
-            f"--train.batch-size {training.batch_size} must be divisible by {devices} device(s) x "
-            f"--train.accumulate {training.accumulate}"
-        )
-    for name in ("learning_rate", "muon_rate"):
-        rate = getattr(optim, name)
-        if not 0 < rate < math.inf:
-            raise UserError(f"--optim.{name.replace('_', '-')} must be positive, got {rate}")
-    if not 0 <= optim.ema < 1:
-        raise UserError(f"--optim.ema must lie in [0, 1), got {optim.ema}")
-    if not optim.clip >= 0 or optim.warmup_steps < 0:
-        raise UserError("--optim.clip and --optim.warmup-steps must not be negative")
-    if optim.decay_steps and optim.decay_steps <= optim.warmup_steps:
-        raise UserError(
-            f"--optim.decay-steps {optim.decay_steps} must be 0 or above --optim.warmup-steps "
-            f"{optim.warmup_steps}"
-        )
-    if config.diffusion.num_steps < 1:
-        raise UserError(
-            f"--diffusion.num-steps must be at least 1, got {config.diffusion.num_steps}"
-        )
-    with user_mistakes(f"--train.sample-steps {training.sample_steps}"):
-        jaxddim.timesteps(config.diffusion.num_steps, training.sample_steps)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import train
+from experiments.trainer import settings
 from jaxddim.runs import build
 from jaxddim.runs.config import MAY_DIFFER, Config, OptimConfig
 from jaxddim.runs.flat import flatten, from_flat
@@ -61,7 +61,7 @@ def test_the_default_is_the_seeds_experiment():
 @EVERY
 def test_each_builds_its_network_and_schedule_and_passes_its_own_checks(name):
     config = dataclasses.replace(PRESETS[name](), workdir="somewhere")
-    train.check(config)
+    settings.check(config)
     assert build.build_schedule(config.diffusion).num_steps == 1000
     assert parameters(config) > 0
 
